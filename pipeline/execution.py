@@ -18,6 +18,12 @@ from typing import Any
 from pipeline.stage import Progress, Stage, StageError, StageRun, Unit, UnitRecord, execute_unit
 from pipeline.store import Committed, StageRef, Store
 
+
+
+class WorkerDied(StageError):
+    """A worker process was killed from outside; the same work may succeed on another try."""
+
+
 _pools: dict[int, ProcessPoolExecutor] = {}
 _pools_lock = threading.Lock()
 
@@ -83,7 +89,7 @@ def run_units(stage: Stage[Any], ref: StageRef, units: Sequence[Unit], workers: 
             yield future.result()
     except BrokenProcessPool as error:
         names = ", ".join(unit.name for future, unit in futures.items() if not future.done() or future.exception())
-        raise StageError(
+        raise WorkerDied(
             f"stage {stage.name!r}: a worker process died (killed, or out of memory) while working on one of: "
             f"{names or 'its units'}; start again, with fewer workers or smaller units where memory was short"
         ) from error

@@ -1,8 +1,8 @@
 """The stage: a function from work units or shards to shards, and how one is run to its commit.
 
 A map stage looks at a document alone, a global stage across documents; both are cut into units. A unit's files are
-written into a temporary folder and renamed into place, then its record is written; a unit with a record is never done
-again. When every unit has its record, the counts are checked (read = kept + dropped) and the manifest commits the stage.
+written into a temporary folder and renamed into place, then its record is written; a unit with a record is never
+done again. When every unit has its record, the counts are checked (read = kept + dropped) and the manifest commits the stage.
 """
 
 from __future__ import annotations
@@ -144,10 +144,16 @@ class UnitOutput:
         self._add(kind, relative, output.rows, output.attributes)
 
     def adopt(self, kind: str, path: Path, name: str, rows: int = 0, **attributes: Any) -> None:
-        """Take over a copy of a file that something else wrote (a training process), as `<kind>/<name>`."""
+        """Take over a finished file that something else wrote (a training process), as `<kind>/<name>`.
+
+        It is linked where the disk allows it and copied otherwise; its writer must never change it in place.
+        """
         target = self.scratch / kind / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
         self._add(kind, f"{kind}/{name}", rows, attributes)
 
     def ledger(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:

@@ -1,0 +1,303 @@
+"""The command line `headrace`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+EXIT_FAILED, EXIT_USAGE, EXIT_TRACKING, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="headrace",
+    help="From open text to a trained, explained language model.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 wrong usage or recipe, 3 done but MLflow could not be reached "
+    "(start the same command again to send what was kept), 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe (quickstart) or path of its YAML file.")]
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds all that a run makes.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting, e.g. train.training.steps=100; may repeat.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own log and full tracebacks.")]
+
+_WORKSPACE = Path("workspace")
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument = "quickstart",
+    workspace: WorkspaceOption = _WORKSPACE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run a recipe from its sources to a registered model.
+
+    What is done already is never done again: after a crash or a kill, start the same command again.
+    """
+    with _errors(verbose):
+        from flows.plan import make_plan
+        from flows.tracking import registered, summary
+
+        plan = make_plan(recipe, str(workspace), overrides or [])
+        if not plan.missing and registered(plan):
+            if as_json:
+                _print_json({"state": "nothing to do", **summary(plan)})
+            else:
+                _say(f"Nothing to do: recipe {plan.recipe.name!r} is finished in {workspace}.")
+                _closing(plan)
+            return
+        _run_flow("pretrain", recipe, workspace, overrides, verbose, quiet=as_json)
+        if as_json:
+            _print_json({"state": "finished", **summary(plan)})
+        else:
+            _closing(plan)
+
+
+@app.command()
+def stage(
+    name: Annotated[
+        str, typer.Argument(help="ingest, deduplicate, filter, tokenizer, tokenize, train, evaluate or register.")
+    ],
+    recipe: RecipeArgument = "quickstart",
+    workspace: WorkspaceOption = _WORKSPACE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run one stage alone, on the committed output of the one before."""
+    with _errors(verbose):
+        from flows.plan import make_plan
+
+        plan = make_plan(recipe, str(workspace), overrides or [])
+        plan.write_record(state="partial")
+        _run_flow(name, recipe, workspace, overrides, verbose, quiet=as_json)
+        if as_json:
+            _print_json({"stage": name, "missing": plan.missing})
+
+
+@app.command()
+def funnel(workspace: WorkspaceOption = _WORKSPACE, as_json: JsonOption = False) -> None:
+    """Show where documents went: in, kept and dropped at every stage, and which rule removed them."""
+    with _errors():
+        from pipeline.catalog import query as run_query
+
+        stages = run_query(workspace, "SELECT * FROM funnel").to_pylist()
+        rules = run_query(workspace, "SELECT * FROM rules").to_pylist()
+        if as_json:
+            _print_json({"stages": stages, "rules": rules})
+            return
+        _print_rows(stages, "Documents by stage")
+        _print_rows(rules, "What each rule did, by source")
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help='SQL over the views of corpus.duckdb, e.g. "FROM languages".')],
+    workspace: WorkspaceOption = _WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask DuckDB about the corpus (views: documents, ledger, funnel, rules, languages, duplicates, tokens, ...)."""
+    with _errors():
+        from pipeline.catalog import query as run_query
+
+        rows = run_query(workspace, sql).to_pylist()
+        if as_json:
+            _print_json(rows)
+        else:
+            _print_rows(rows)
+
+
+@app.command()
+def explain(
+    key: Annotated[str, typer.Argument(help="Document id (or its beginning), URL or locator.")],
+    workspace: WorkspaceOption = _WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell everything about one document: each decision with value and threshold, its twin, its tokens."""
+    with _errors():
+        from flows.explanation import print_explanation
+        from pipeline.catalog import explain as explain_document
+
+        facts = explain_document(workspace, key)
+        if as_json:
+            _print_json(facts)
+        else:
+            print_explanation(Console(), facts)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text to go on from.")],
+    model: Annotated[
+        str | None, typer.Option(help="models:/<name>@best, or a checkpoint folder; by default the workspace's best.")
+    ] = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 50,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate text with a trained model, streaming."""
+    with _errors():
+        from flows.tracking import find_checkpoint
+        from training.generation import Generator, SamplingConfig
+
+        folder = find_checkpoint(model, str(workspace))
+        settings = SamplingConfig(
+            max_new_tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
+        generator = Generator.load(folder)
+        pieces = []
+        for piece in generator.stream(prompt, settings):
+            pieces.append(piece)
+            if not as_json:
+                if len(pieces) == 1:
+                    typer.echo(prompt, nl=False)
+                typer.echo(piece, nl=False)
+        if as_json:
+            _print_json({"model": str(folder), "prompt": prompt, "continuation": "".join(pieces)})
+        else:
+            typer.echo()
+
+
+@app.command()
+def doctor(
+    workspace: WorkspaceOption = _WORKSPACE,
+    verify: Annotated[bool, typer.Option(help="Read every stored file and compare its digest.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check versions, GPU, memory, disk, servers, the quickstart corpus and the workspace."""
+    from flows.doctor import examine
+
+    checks = examine(workspace, verify)
+    if as_json:
+        _print_json([check.__dict__ for check in checks])
+    else:
+        table = Table(box=None, show_header=False)
+        for check in checks:
+            mark = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "problem": "[red]✗[/]"}[check.state]
+            table.add_row(mark, check.name, check.finding)
+        Console().print(table)
+    if any(check.state == "problem" for check in checks):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _run_flow(
+    name: str, recipe: str, workspace: Path, overrides: list[str] | None, verbose: bool, quiet: bool
+) -> None:
+    # Prefect reads these when it is imported. Its console log is replaced by the progress below; its API log stays.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")
+    from flows.pretrain import STAGE_FLOWS, pretrain
+    from flows.progress import listening
+    from flows.terminal import TerminalProgress
+    from pipeline.execution import shut_down_pools
+
+    if name != "pretrain" and name not in STAGE_FLOWS:
+        raise ValueError(f"there is no stage {name!r}; there are {', '.join(STAGE_FLOWS)}")
+    target: Any = pretrain if name == "pretrain" else STAGE_FLOWS[name]
+    console = Console(stderr=quiet, quiet=False)
+    try:
+        with TerminalProgress(console) as progress, listening(progress):
+            target(recipe, str(workspace), overrides)
+    finally:
+        shut_down_pools()
+
+
+def _closing(plan: Any) -> None:
+    from flows.tracking import closing_lines
+
+    for line in closing_lines(plan):
+        _say(line)
+
+
+def _say(line: str) -> None:
+    Console().print(line, highlight=False, soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+
+
+def _print_rows(rows: list[dict[str, Any]], title: str | None = None) -> None:
+    if not rows:
+        _say("no rows" if title is None else f"{title}: no rows")
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name, value in rows[0].items():
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = str(value)
+    return escape(text if len(text) <= 400 else text[:400] + "…")
+
+
+@contextlib.contextmanager
+def _errors(verbose: bool = False) -> Iterator[None]:
+    """Turn the errors that users can mend into one message and an exit code."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished is kept, start the same command again to go on", EXIT_INTERRUPTED)
+    except Exception as error:
+        if verbose:
+            raise
+        kind = type(error).__name__
+        if kind == "TrackingPending":
+            _fail(str(error), EXIT_TRACKING)
+        usage = isinstance(error, ValueError) or kind in ("NotCommitted", "FileNotFoundError")
+        known = kind in ("StageError", "StoreError", "ProcessFailed", "WorkerDied") or usage
+        _fail(str(error) if known else f"{kind}: {error}", EXIT_USAGE if usage else EXIT_FAILED)
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True).print(f"[red]headrace:[/] {_escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The plan of a run: its stages wired to their inputs, and where each lies in the workspace.
+
+A stage's fingerprint follows from its configuration and its inputs' fingerprints, so the whole plan is known before any
+work: what is done, what is missing, and whether anything is to be done at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.recipe import Recipe, load_recipe
+from flows.training_stages import Evaluate, Train
+from pipeline.annotate import Annotate
+from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
+from pipeline.filter import Filter
+from pipeline.ingest import Ingest
+from pipeline.stage import Stage
+from pipeline.store import StageRef, Store, is_local, write_json
+from pipeline.tokens.stages import Tokenize, TrainTokenizer
+
+CORPUS_STAGES = (
+    "ingest",
+    "signatures",
+    "duplicates",
+    "deduplicate",
+    "annotate",
+    "filter",
+    "tokenizer",
+    "tokenize",
+)
+STAGES = (*CORPUS_STAGES, "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe in a workspace: every stage and its place in the store."""
+
+    recipe: Recipe
+    workspace: str
+    store: Store
+    stages: dict[str, Stage[Any]]
+    refs: dict[str, StageRef]
+
+    @property
+    def identity(self) -> str:
+        """The fingerprint of the last stage: it stands for the whole run."""
+        return self.refs[STAGES[-1]].fingerprint
+
+    @property
+    def missing(self) -> list[str]:
+        """The stages that are not committed yet, in order."""
+        return [name for name, ref in self.refs.items() if not ref.is_committed]
+
+    @property
+    def record_path(self) -> str:
+        """Where the record of this run lies."""
+        return f"{self.workspace}/runs/{self.recipe.name}-{self.identity}.json"
+
+    @property
+    def report_path(self) -> str:
+        """Where the report of this run lies."""
+        return f"{self.workspace}/reports/{self.recipe.name}-{self.identity}.html"
+
+    def write_record(self, **facts: Any) -> None:
+        """Write the record of this run: recipe, fingerprints and facts; the newest record is the current run."""
+        if is_local(self.workspace):
+            Path(self.workspace, "runs").mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.record_path,
+            {
+                "recipe": self.recipe.dump(),
+                "identity": self.identity,
+                "stages": {name: ref.fingerprint for name, ref in self.refs.items()},
+                "updated": time.time(),
+                **facts,
+            },
+        )
+
+
+def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequence[str] = ()) -> Plan:
+    """Read a recipe and wire its stages.
+
+    Raises RecipeError for a wrong recipe and ValueError for a source that is missing, naming it.
+    """
+    loaded = load_recipe(recipe, overrides)
+    root = str(Path(workspace).resolve()) if is_local(workspace) else workspace.rstrip("/")
+    store = Store.at(f"{root}/store")
+    stages: dict[str, Stage[Any]] = {}
+    refs: dict[str, StageRef] = {}
+
+    def add(stage_class: type[Stage[Any]], config: Any, *inputs: str) -> None:
+        stage = stage_class(config, {name: refs[name] for name in inputs})
+        stages[stage.name] = stage
+        refs[stage.name] = store.ref(stage.name, stage.fingerprint())
+
+    add(Ingest, loaded.ingest)
+    add(Signatures, loaded.deduplicate, "ingest")
+    add(Duplicates, loaded.deduplicate, "ingest", "signatures")
+    add(Deduplicate, loaded.deduplicate, "ingest", "duplicates")
+    add(Annotate, loaded.annotate, "deduplicate")
+    add(Filter, loaded.filter, "deduplicate", "annotate")
+    add(TrainTokenizer, loaded.tokenizer, "filter")
+    add(Tokenize, loaded.tokenize, "filter", "tokenizer")
+    add(Train, loaded.train, "tokenizer", "tokenize")
+    add(Evaluate, loaded.evaluate, "tokenize", "train")
+    assert tuple(stages) == STAGES
+    return Plan(loaded, root, store, stages, refs)

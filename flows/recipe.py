@@ -1,0 +1,193 @@
+"""The recipe: everything that one run does, as a tree of typed models read from YAML.
+
+Unknown keys, wrong types and impossible combinations fail before any work starts, naming the field.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from flows.training_stages import EvaluateConfig, TrainConfig
+from pipeline.annotate import AnnotateConfig
+from pipeline.dedup.config import DedupConfig
+from pipeline.filter import FilterConfig
+from pipeline.ingest import IngestConfig
+from pipeline.stage import StageConfig
+from pipeline.tokens.stages import TokenizeConfig, TokenizerConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; the message names each field that is wrong and what is allowed."""
+
+
+class RegisterConfig(StageConfig):
+    """Where the model goes in MLflow."""
+
+    experiment: str = Field("headrace", description="MLflow experiment of the run.")
+    model_name: str | None = Field(None, description="Registered model; by default the recipe's name.")
+    alias: str = Field("best", description="Alias that the newest evaluated version takes.")
+
+
+class ExecutionConfig(StageConfig):
+    """How the run is carried out; nothing here changes what it writes."""
+
+    engine: Literal["local", "dask", "ray"] = Field("local", description="Prefect task runner of the map stages.")
+    workers: int | None = Field(None, ge=0, description="Worker processes; by default one for each core. 0: none.")
+    tasks_per_stage: int = Field(4, ge=1, description="Prefect tasks that share the units of a stage between them.")
+
+
+class Recipe(StageConfig):
+    """One run from sources to a registered model: a configuration for each stage, in the order of the stages."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="Lower case letters, digits and hyphens.")
+    description: str = ""
+    ingest: IngestConfig
+    deduplicate: DedupConfig = Field(default_factory=DedupConfig)
+    annotate: AnnotateConfig = Field(default_factory=AnnotateConfig)
+    filter: FilterConfig = Field(default_factory=FilterConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    register_: RegisterConfig = Field(default_factory=RegisterConfig, alias="register")
+    execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Recipe:
+        names = [source.name for source in self.ingest.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"ingest.sources: the names {twice} stand there twice; each source needs its own")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The name of the registered model."""
+        return self.register_.model_name or self.name
+
+    def dump(self) -> dict[str, Any]:
+        """Return the recipe as plain JSON values; `load_recipe` reads them back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by its name (`quickstart`), its YAML file, or its plain values, and apply `key=value` overrides.
+
+    A key is a path through the tree (`train.training.steps`), a value is YAML. Raises RecipeError naming the field.
+    """
+    if isinstance(recipe, Mapping):
+        where, values = "recipe", dict(recipe)
+    else:
+        path = find_recipe(str(recipe))
+        where, values = str(path), _read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(_explain(where, error, values)) from None
+
+
+def find_recipe(recipe: str) -> Path:
+    """Return the file of a recipe given by name or path. Raises RecipeError listing the names that exist."""
+    by_name = RECIPES / f"{recipe}.yaml"
+    if by_name.is_file():
+        return by_name
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    raise RecipeError(f"there is no recipe {recipe!r}: neither a file nor one of {', '.join(known)}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} must hold a mapping of stages, it holds {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {override!r}: expected key=value, such as train.training.steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    *parents, last = key.split(".")
+    node: Any = values
+    for name in parents:
+        node = _child(node, name, key, create=True)
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise RecipeError(f"--set {override!r}: {'.'.join(parents)} holds a plain value, not a mapping")
+
+
+def _child(node: Any, name: str, key: str, create: bool) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, name, key)]
+    if not isinstance(node, dict):
+        raise RecipeError(f"--set {key}: {name!r} lies below a plain value")
+    if create and (name not in node or node[name] is None):
+        node[name] = {}
+    return node[name]
+
+
+def _index(node: list[Any], name: str, key: str) -> int:
+    if not name.isdigit() or int(name) >= len(node):
+        raise RecipeError(f"--set {key}: {name!r} is not an index of a list of {len(node)}")
+    return int(name)
+
+
+def _explain(where: str, error: ValidationError, values: Mapping[str, Any]) -> str:
+    lines = [f"{where} cannot be used:"]
+    for item in error.errors(include_url=False):
+        location = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+        field = ".".join(str(part) for part in location) or "recipe"
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            lines.append(f"  {field}: unknown key{_suggest(location)}")
+            continue
+        message = item["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(item["input"], dict | list) else f" (given: {item['input']!r})"
+        lines.append(f"  {field}: {message}{given}")
+    return "\n".join(lines)
+
+
+def _suggest(location: Sequence[int | str]) -> str:
+    model: Any = Recipe
+    for part in location[:-1]:
+        fields = _fields(model)
+        model = fields.get(part) if isinstance(part, str) else model
+    allowed = list(_fields(model))
+    close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; allowed: {', '.join(allowed)}" if allowed else ""
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    import dataclasses
+    import typing
+
+    for candidate in (model, *typing.get_args(model)):
+        for inner in (candidate, *typing.get_args(candidate)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                return {field.alias or name: field.annotation for name, field in inner.model_fields.items()}
+            if dataclasses.is_dataclass(inner):
+                return {field.name: typing.get_type_hints(inner)[field.name] for field in dataclasses.fields(inner)}
+    return {}

@@ -1,0 +1,186 @@
+"""The two stages that run in processes of their own: training and evaluation, described by files alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from flows.process import run_process, training_command
+from flows.progress import publish
+from pipeline.execution import available_cores
+from pipeline.stage import Stage, StageConfig, StageError, Unit, UnitOutput, UnitRecord
+from pipeline.store import Committed, File, is_local
+from training.config import (
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    Shard,
+    TrainingConfig,
+    TrainingRun,
+    expand_preset,
+)
+
+
+class TrainConfig(StageConfig):
+    """What is trained, on which objective, for how long."""
+
+    model: Annotated[ModelConfig, BeforeValidator(expand_preset)] = Field(
+        default_factory=ModelConfig, description="A preset's name, or the shape of the Transformer trunk."
+    )
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    processes: int = Field(1, ge=1, description="Processes that torchrun starts on this machine, one per GPU.")
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> TrainConfig:
+        length = self.training.sequence_length
+        if length is not None and length > self.model.context_length:
+            raise ValueError(
+                f"training.sequence_length ({length}) must not exceed model.context_length ({self.model.context_length})"
+            )
+        if self.training.batch_size % self.processes:
+            raise ValueError(
+                f"training.batch_size ({self.training.batch_size}) must be a multiple of processes ({self.processes})"
+            )
+        return self
+
+
+class Train(Stage[TrainConfig]):
+    """Trains a model on the token shards in a process of its own, resumed from its last checkpoint."""
+
+    name = "train"
+    version = 1
+    in_process = True
+
+    def identity(self) -> Any:
+        """Leave out what does not reach the weights: devices, threads, micro-batch and intervals of bookkeeping."""
+        training = dataclasses.asdict(self.config.training)
+        for execution in ("device", "threads", "device_batch_size", "compile", "peak_flops", "verify_digests"):
+            del training[execution]
+        parts = {name: dataclasses.asdict(getattr(self.config, name)) for name in _MODEL_PARTS}
+        return {**parts, "training": training}
+
+    def units(self) -> list[Unit]:
+        """One unit: the run itself resumes from its checkpoints."""
+        steps = self.config.training.steps
+        return [Unit(0, f"{steps} steps", {}, weight=steps)]
+
+    def process(self, unit: Unit, output: UnitOutput) -> None:
+        """Start the training process, follow it to its end and take over what it wrote."""
+        if not is_local(output.ref.path):
+            raise StageError("training writes its checkpoints to a local disk; use a local --workspace for this stage")
+        work = Path(output.ref.path, "work")
+        work.mkdir(parents=True, exist_ok=True)
+        run = self.run_config(self.inputs["tokenize"].committed(), work)
+        config_path = work / "config.json"
+        config_path.write_text(json.dumps(dataclasses.asdict(run), indent=1), encoding="utf-8")
+        command = training_command("training", ["train", str(config_path), "--watch-stdin"], self.config.processes)
+        publish({"stage": self.name, "work": str(work), "total": run.training.steps})
+        run_process(command, lambda event: publish({**event, "stage": self.name}), _log_line(self.name))
+        result = json.loads((work / "result.json").read_text(encoding="utf-8"))
+        for path in sorted((work / "checkpoints").glob("step-*/*")):
+            step = int(path.parent.name.removeprefix("step-"))
+            output.adopt("checkpoints", path, f"{path.parent.name}/{path.name}", step=step)
+        output.adopt("metrics", work / "metrics.jsonl", "metrics.jsonl")
+        output.adopt("result", work / "result.json", "result.json", **result)
+
+    def run_config(self, tokens: Committed, output_dir: Path) -> TrainingRun:
+        """Return the configuration of the training process over committed token shards."""
+        summary = tokens.manifest["summary"]
+        return TrainingRun(
+            data=[token_shard(file) for file in tokens.files("tokens")],
+            vocabulary_size=summary["vocabulary_size"],
+            end_of_text=summary["end_of_text"],
+            output_dir=str(output_dir),
+            dataset_fingerprint=tokens.fingerprint,
+            tokenizer_path=self.inputs["tokenizer"].committed().files("tokenizer")[0].path,
+            training=dataclasses.replace(self.config.training, threads=self.config.training.threads or available_cores()),
+            **{name: getattr(self.config, name) for name in _MODEL_PARTS},
+        )
+
+    def summary(self, records: Sequence[UnitRecord]) -> dict[str, Any]:
+        """Return what the training process reported at its end."""
+        (result,) = [entry for entry in records[0].files if entry["kind"] == "result"]
+        return dict(result["attributes"])
+
+
+_MODEL_PARTS = ("model", "objective", "optimizer", "schedule")
+
+
+class EvaluateConfig(StageConfig):
+    """Which checkpoint is judged, by what."""
+
+    checkpoint: Literal["best", "final"] = Field("best", description="best: of the lowest validation loss.")
+    ngram_order: int = Field(3, ge=1, le=5, description="Order of the interpolated n-gram model to compare with.")
+    minimal_pairs: tuple[str, ...] = Field(
+        ("templates:en", "templates:zh"),
+        description="Own templates by language, or files of BLiMP's form (JSON lines with sentence_good, sentence_bad).",
+    )
+    pairs_per_phenomenon: int = Field(100, ge=1, description="Pairs that each own template makes.")
+    prompts: tuple[str, ...] = Field((), description="Beginnings of the sample generations.")
+    sample_tokens: int = Field(60, ge=1, description="Tokens generated for each prompt.")
+    temperature: float = Field(0.8, ge=0.0, description="0 is greedy.")
+    top_k: int = Field(50, ge=0, description="0 samples from the whole vocabulary.")
+    seed: int = Field(1, ge=0)
+
+
+class Evaluate(Stage[EvaluateConfig]):
+    """Judges a checkpoint on held-out text and minimal pairs, beside n-gram models of the same tokens."""
+
+    name = "evaluate"
+    version = 1
+    in_process = True
+
+    def units(self) -> list[Unit]:
+        """One unit."""
+        return [Unit(0, f"{self.config.checkpoint} checkpoint", {})]
+
+    def process(self, unit: Unit, output: UnitOutput) -> None:
+        """Start the evaluation process and take over its results."""
+        tokens = self.inputs["tokenize"].committed()
+        train = self.inputs["train"].committed()
+        config = {
+            "checkpoint": str(checkpoint_folder(train, self.config.checkpoint)),
+            "data": [dataclasses.asdict(token_shard(file)) for file in tokens.files("tokens")],
+            "output": str(output.scratch / "results.json"),
+            "threads": available_cores(),
+            **self.config.model_dump(mode="json", exclude={"checkpoint"}),
+        }
+        config_path = output.scratch / "config.json"
+        config_path.write_text(json.dumps(config, ensure_ascii=False, indent=1), encoding="utf-8")
+        command = training_command("training.evaluation", [str(config_path), "--watch-stdin"])
+        run_process(command, lambda event: publish({**event, "stage": self.name}), _log_line(self.name))
+        output.adopt("results", output.scratch / "results.json", "results.json")
+
+    def summary(self, records: Sequence[UnitRecord]) -> dict[str, Any]:
+        """Name the checkpoint that was judged."""
+        return {"checkpoint": self.config.checkpoint}
+
+
+def token_shard(file: File) -> Shard:
+    """Return a token file of the tokenize stage as the trainer knows it."""
+    names = {entry.name for entry in dataclasses.fields(Shard)} - {"path", "sha256"}
+    known = {name: value for name, value in file.attributes.items() if name in names and value is not None}
+    return Shard(path=file.path, sha256=file.sha256, **known)
+
+
+def checkpoint_folder(train: Committed, which: Literal["best", "final"] = "best") -> Path:
+    """Return the folder of the best or the last checkpoint of a committed training."""
+    summary = train.manifest["summary"]
+    step = summary["best_step"] if which == "best" else summary["steps"]
+    for file in train.files("checkpoints"):
+        if file.attributes["step"] == step and file.path.endswith("model.safetensors"):
+            return Path(file.path).parent
+    raise StageError(f"the training at {train.path} holds no checkpoint of step {step}")
+
+
+def _log_line(stage: str) -> Any:
+    return lambda line: publish({"stage": stage, "line": line})
