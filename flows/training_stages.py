@@ -94,11 +94,11 @@ class Train(Stage[TrainConfig]):
 
     def run_config(self, tokens: Committed, output_dir: Path) -> TrainingRun:
         """Return the configuration of the training process over committed token shards."""
-        summary = tokens.manifest["summary"]
+        tokenizer = tokens.manifest["summary"]["tokenizer"]
         return TrainingRun(
             data=[token_shard(file) for file in tokens.files("tokens")],
-            vocabulary_size=summary["vocabulary_size"],
-            end_of_text=summary["end_of_text"],
+            vocabulary_size=tokenizer["vocabulary_size"],
+            end_of_text=tokenizer["end_of_text_id"],
             output_dir=str(output_dir),
             dataset_fingerprint=tokens.fingerprint,
             tokenizer_path=self.inputs["tokenizer"].committed().files("tokenizer")[0].path,
@@ -125,7 +125,10 @@ class EvaluateConfig(StageConfig):
         description="Own templates by language, or files of BLiMP's form (JSON lines with sentence_good, sentence_bad).",
     )
     pairs_per_phenomenon: int = Field(100, ge=1, description="Pairs that each own template makes.")
-    prompts: tuple[str, ...] = Field((), description="Beginnings of the sample generations.")
+    prompts: tuple[str, ...] = Field(
+        ("The", "In the beginning, the", "中国", "这本书", "El", "Россия", "日本"),
+        description="Beginnings of the sample generations.",
+    )
     sample_tokens: int = Field(60, ge=1, description="Tokens generated for each prompt.")
     temperature: float = Field(0.8, ge=0.0, description="0 is greedy.")
     top_k: int = Field(50, ge=0, description="0 samples from the whole vocabulary.")

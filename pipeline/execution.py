@@ -19,7 +19,6 @@ from pipeline.stage import Progress, Stage, StageError, StageRun, Unit, UnitReco
 from pipeline.store import Committed, StageRef, Store
 
 
-
 class WorkerDied(StageError):
     """A worker process was killed from outside; the same work may succeed on another try."""
 

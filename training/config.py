@@ -209,7 +209,15 @@ class TrainingConfig:
     """Read every shard once at the start, to check its sha256 and its largest id."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "evaluate_every", "evaluation_batches", "checkpoint_every", "keep"):
+        for name in (
+            "steps",
+            "batch_size",
+            "log_every",
+            "evaluate_every",
+            "evaluation_batches",
+            "checkpoint_every",
+            "keep",
+        ):
             _at_least(name, getattr(self, name), 1)
         for name in ("sequence_length", "device_batch_size"):
             if getattr(self, name) is not None:
@@ -244,7 +252,9 @@ class TrainingRun:
     def __post_init__(self) -> None:
         _at_least("vocabulary_size", self.vocabulary_size, 1)
         if not 0 <= self.end_of_text < self.vocabulary_size:
-            raise ValueError(f"end_of_text must lie in the vocabulary [0, {self.vocabulary_size}), got {self.end_of_text}")
+            raise ValueError(
+                f"end_of_text must lie in the vocabulary [0, {self.vocabulary_size}), got {self.end_of_text}"
+            )
         if not self.output_dir:
             raise ValueError("output_dir must name a folder, got an empty string")
         if self.sequence_length > self.model.context_length:

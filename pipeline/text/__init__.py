@@ -1,1 +1,1 @@
-"""Text kernels over Arrow buffers: the Unicode tables, the scan of words and lines, and the statistics taken from it."""
+"""Text kernels over Arrow buffers: Unicode tables, the scan of words and lines, statistics of both."""

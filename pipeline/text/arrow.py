@@ -29,22 +29,28 @@ def utf8_view(texts: pa.Array) -> Utf8View:
     Raises TypeError for another type.
     """
     if pa.types.is_large_string(texts.type):
-        width: type[np.signedinteger] = np.int64
+        width: np.dtype = np.dtype(np.int64)
     elif pa.types.is_string(texts.type):
-        width = np.int32
+        width = np.dtype(np.int32)
     else:
         raise TypeError(f"expected an Arrow array of string or large_string, got {texts.type}")
     _, offsets_buffer, data_buffer = texts.buffers()
     if len(texts) == 0 or offsets_buffer is None:
         nothing = _read_only(np.zeros(len(texts), np.int64))
         return Utf8View(_read_only(np.zeros(0, np.uint8)), nothing, nothing)
-    offsets = np.frombuffer(offsets_buffer, width, len(texts) + 1, texts.offset * np.dtype(width).itemsize)
+    offsets = np.frombuffer(memoryview(offsets_buffer), width, len(texts) + 1, texts.offset * width.itemsize)
     offsets = offsets.astype(np.int64, copy=False)
-    data = np.zeros(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)
+    data = np.zeros(0, np.uint8) if data_buffer is None else np.frombuffer(memoryview(data_buffer), np.uint8)
     starts, ends = offsets[:-1], offsets[1:]
     if texts.null_count:
         ends = np.where(texts.is_valid().to_numpy(zero_copy_only=False), ends, starts)
     return Utf8View(_read_only(data), _read_only(starts), _read_only(ends))
+
+
+def large_strings(offsets: NDArray[np.int64], data: NDArray[np.uint8]) -> pa.LargeStringArray:
+    """A large_string array over `data`, without a copy; `offsets` are (strings + 1,). UTF-8 is not checked."""
+    buffers = [None, pa.py_buffer(offsets.data), pa.py_buffer(data.data)]
+    return pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers)  # type: ignore[return-value, arg-type]
 
 
 def utf8_views(texts: pa.Array | pa.ChunkedArray) -> Iterator[Utf8View]:

@@ -1,4 +1,4 @@
-"""What the text kernels know of each code point: its class in a word, its simple case folding and its script.
+"""What the text kernels know of each code point: its class in a word, case folding, script and traits.
 
 Everything is derived at import from Python's own Unicode database, in about a tenth of a second, so there is no
 generated file to keep. The database differs between Python releases: `UNICODE_VERSION` belongs into the identity of
@@ -20,6 +20,22 @@ MARK: Final = 2  # combining marks: extend the word before them, of any script, 
 UNSPACED: Final = 3  # letters of scripts written without spaces: each is a word of its own
 APOSTROPHE: Final = 4  # joins two runs of WORD, as in "don't"; anywhere else a separator
 IGNORABLE: Final = 5  # format characters (soft hyphen, joiners, direction marks): as if they were not there
+
+# What a code point does to the text around it; bits of TRAITS.
+SPACE: Final = 1  # white space, as str.isspace
+ALPHABETIC: Final = 2  # a letter, as str.isalpha
+LOWER: Final = 4  # a lower-case letter
+TERMINATOR: Final = 8  # may end a sentence, when white space and no lower-case letter follow
+WIDE_TERMINATOR: Final = 16  # ends a sentence whatever follows: the scripts that use it put no space after it
+CLOSER: Final = 32  # quotation marks and brackets that may stand between a terminator and the space
+QUOTE: Final = 64  # those closers that end a quotation
+BULLET: Final = 128  # marks a list item at the start of a line
+
+_TERMINATORS: Final = ".!?\u2026\u203c\u2047\u2048\u2049\u0589\u061f\u06d4\u0964\u0965\u104a\u104b\u1362\u17d4\u17d5"
+_WIDE_TERMINATORS: Final = "\u3002\uff01\uff1f\uff61\uff0e"
+_QUOTES: Final = "\"'\u2019\u201d\u00bb\u203a\u300d\u300f\uff02\uff63"
+_BRACKETS: Final = ")]}\u3009\u300b\u3011\u3015\uff09\uff3d\uff5d"
+_BULLETS: Final = "-*\u2022\u2023\u2043\u2219\u00b7\u25a0\u25a1\u25aa\u25ab\u25b6\u25ba\u25cb\u25cf\u25e6\u30fb"
 
 # One table entry: folded code point (21 bits), class (3 bits), script (8 bits).
 CLASS_SHIFT: Final = 21
@@ -76,7 +92,10 @@ SCRIPT_PREFIXES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 SCRIPTS: Final[tuple[str, ...]] = tuple(name for name, _ in SCRIPT_PREFIXES)
 
 UNSPACED_SCRIPTS: Final = frozenset(
-    "Han Hiragana Katakana Bopomofo Thai Lao Khmer Myanmar Javanese Balinese Tai Tangut Nushu Khitan".split()
+    (
+        *("Han", "Hiragana", "Katakana", "Bopomofo", "Thai", "Lao", "Khmer", "Myanmar"),
+        *("Javanese", "Balinese", "Tai", "Tangut", "Nushu", "Khitan"),
+    )
 )
 
 _APOSTROPHES: Final = (0x27, 0x2019)
@@ -127,31 +146,59 @@ def _fold(char: str) -> int:
     return ord(char)
 
 
-def build_table() -> NDArray[np.uint32]:
+def _categories() -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
+    """The code points that may be assigned, and the general category of each."""
+    names = "".join(map(unicodedata.category, map(chr, _ASSIGNED)))
+    return np.array(_ASSIGNED), np.frombuffer(names.encode(), "S2")
+
+
+def _read_only(table: NDArray) -> NDArray:
+    table.flags.writeable = False
+    return table
+
+
+def build_table(points: NDArray[np.int64], categories: NDArray[np.bytes_]) -> NDArray[np.uint32]:
     """The entries of all 0x110000 code points, uint32, read-only."""
-    points = np.array(_ASSIGNED)
-    categories = np.array([*map(unicodedata.category, map(chr, _ASSIGNED))])
-    major = categories.astype("U1")
-    letters = (major == "L") | (categories == "Nl")
+    major = categories.astype("S1")
+    letters = (major == b"L") | (categories == b"Nl")
 
     kind = np.full(len(points), SEPARATOR, np.uint32)
-    kind[letters | (major == "N")] = WORD
-    kind[major == "M"] = MARK
-    kind[(categories == "Cf") & (points != _ZERO_WIDTH_SPACE)] = IGNORABLE
+    kind[letters | (major == b"N")] = WORD
+    kind[major == b"M"] = MARK
+    kind[(categories == b"Cf") & (points != _ZERO_WIDTH_SPACE)] = IGNORABLE
     scripts = np.zeros(len(points), np.uint32)
     scripts[letters] = _letter_scripts(points[letters])
     kind[letters & np.isin(scripts, [SCRIPTS.index(name) for name in UNSPACED_SCRIPTS])] = UNSPACED
 
     folded = points.astype(np.uint32)
-    cased = np.flatnonzero(np.isin(categories, ("Lu", "Ll", "Lt", "Nl")))
+    cased = np.flatnonzero(np.isin(categories, (b"Lu", b"Ll", b"Lt", b"Nl")))
     folded[cased] = [_fold(chr(point)) for point in points[cased]]
 
     table = np.arange(0x110000, dtype=np.uint32)
     table[points] = folded | kind << CLASS_SHIFT | scripts << SCRIPT_SHIFT
     for point in _APOSTROPHES:
         table[point] = 0x27 | APOSTROPHE << CLASS_SHIFT
-    table.flags.writeable = False
-    return table
+    return _read_only(table)
 
 
-TABLE: Final = build_table()
+def build_traits(points: NDArray[np.int64], categories: NDArray[np.bytes_]) -> NDArray[np.uint8]:
+    """The traits of all 0x110000 code points, uint8, read-only."""
+    traits = np.zeros(0x110000, np.uint8)
+    traits[points[categories.astype("S1") == b"L"]] = ALPHABETIC
+    traits[points[categories == b"Ll"]] |= LOWER
+    blanks = points[np.isin(categories, (b"Zs", b"Zl", b"Zp", b"Cc"))]
+    traits[[point for point in blanks if chr(point).isspace()]] |= SPACE
+    for trait, marks in (
+        (TERMINATOR, _TERMINATORS + _WIDE_TERMINATORS),
+        (WIDE_TERMINATOR, _WIDE_TERMINATORS),
+        (CLOSER, _QUOTES + _BRACKETS),
+        (QUOTE, _QUOTES),
+        (BULLET, _BULLETS),
+    ):
+        traits[[*map(ord, marks)]] |= trait
+    return _read_only(traits)
+
+
+_POINTS, _CATEGORIES = _categories()
+TABLE: Final = build_table(_POINTS, _CATEGORIES)
+TRAITS: Final = build_traits(_POINTS, _CATEGORIES)

@@ -84,8 +84,7 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
                 {"name": "notes", "format": "text", "path": str(folder / "notes" / "*.txt")},
             ],
         },
-        "tokenizer": {"vocabulary_size": 512},
-        "tokenize": {"validation_fraction": 0.1},
+        "tokenizer": {"vocabulary_size": 512, "validation_fraction": 0.1},
         "train": {
             "model": {"layers": 2, "heads": 2, "width": 32, "context_length": 64},
             "training": {

@@ -1,0 +1,74 @@
+"""The catalog as a file: written beside the old one and put in its place, read by anyone at any time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.catalog.relations import identifier, quoted
+from pipeline.store import Committed, StageRef, write_bytes_atomically
+
+CATALOG = "corpus.duckdb"
+STORAGE_VERSION = "v1.0.0"  # any DuckDB of version 1 or later opens it
+
+
+class CatalogError(ValueError):
+    """The catalog cannot answer; the message says why and what to do."""
+
+
+def build(workspace: Path | str, stages: Mapping[str, StageRef | Committed]) -> Path:
+    """Write `<workspace>/corpus.duckdb`, views over the files that the stages of a run have committed, and return it.
+
+    `stages` are those of the run in their order; what a stage that is not committed yet would show is empty. The file
+    takes the place of the old one in one step: who has that one open keeps it, and nobody waits. It holds no data, and
+    absolute paths: build it again where the workspace has moved.
+    """
+    from pipeline.catalog.views import Run, views  # brings the kernels of the stages, which a query does not need
+
+    path = Path(workspace, CATALOG)
+    run = Run(stages)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder, CATALOG)
+        with duckdb.connect() as connection:
+            connection.execute(f"ATTACH {quoted(str(fresh))} AS catalog (STORAGE_VERSION '{STORAGE_VERSION}')")
+            connection.execute("USE catalog")
+            for view in views(run):
+                connection.execute(f"CREATE VIEW {identifier(view.name)} AS {view.sql}")
+                connection.execute(f"COMMENT ON VIEW {identifier(view.name)} IS {quoted(view.comment)}")
+            connection.execute("USE memory")
+            connection.execute("DETACH catalog")
+        write_bytes_atomically(str(path), fresh.read_bytes())
+    return path
+
+
+@contextmanager
+def connect(workspace: Path | str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the catalog of a workspace for reading.
+
+    Raises CatalogError where there is none, and for what DuckDB cannot do inside the block.
+    """
+    path = Path(workspace, CATALOG)
+    if not path.is_file():
+        raise CatalogError(f"there is no catalog at {path}; `headrace run` writes it, or name another --workspace")
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            yield connection
+    except duckdb.IOException as error:
+        raise CatalogError(f"{error}: files that {path} refers to are gone or moved; start the run again") from error
+    except duckdb.Error as error:
+        raise CatalogError(str(error)) from error
+
+
+def query(workspace: Path | str, sql: str) -> pa.Table:
+    """Run SQL over the catalog of a workspace, which it cannot change, and return the rows.
+
+    Raises CatalogError, a ValueError, for wrong SQL and where there is no catalog.
+    """
+    with connect(workspace) as connection:
+        relation = connection.sql(sql)
+        return relation.to_arrow_table() if relation is not None else pa.table({})

@@ -1,0 +1,235 @@
+"""The views of the catalog, each a query over the committed files of one run or over another view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.annotate import SIGNALS_SCHEMA
+from pipeline.catalog.relations import columns_of, parquet, quoted, values
+from pipeline.dedup.decisions import DUPLICATES_SCHEMA
+from pipeline.documents import DOCUMENT_SCHEMA
+from pipeline.ledger import LEDGER_SCHEMA
+from pipeline.store import EXECUTION, Committed, File, StageRef, is_local, read_json
+from pipeline.tokens.sample import UNKNOWN_LANGUAGE
+from pipeline.tokens.shards import COUNTS, INDEX_SCHEMA
+
+_STAGE_COLUMNS = {
+    "step": "INTEGER",
+    "stage": "VARCHAR",
+    "version": "INTEGER",
+    "fingerprint": "VARCHAR",
+    "committed": "BOOLEAN",
+    "units": "BIGINT",
+    "files": "BIGINT",
+    "rows": "BIGINT",
+    "bytes": "BIGINT",
+    "wall_seconds": "DOUBLE",
+    "cpu_seconds": "DOUBLE",
+    "peak_memory_bytes": "BIGINT",
+    "path": "VARCHAR",
+}
+_FUNNEL_COLUMNS = {
+    "step": "INTEGER",
+    "stage": "VARCHAR",
+    **dict.fromkeys(("read", "kept", "dropped", "rejected", "edited", "bytes_in", "bytes_out"), "BIGINT"),
+}
+_SHARD_COLUMNS = {
+    **dict.fromkeys(("split", "source", "language", "dtype"), "VARCHAR"),
+    **dict.fromkeys((*COUNTS, "bytes", "unit"), "BIGINT"),
+    "sha256": "VARCHAR",
+    "path": "VARCHAR",
+}
+
+_RULES = """
+SELECT stage, rule, source, action, count(*) AS documents, coalesce(sum(bytes), 0)::BIGINT AS bytes
+FROM ledger GROUP BY stage, rule, source, action ORDER BY bytes DESC, stage, rule, source, action
+"""
+
+_CLUSTERS = """
+SELECT cluster AS twin, count(*) + 1 AS size, coalesce(sum(went.bytes), 0)::BIGINT AS bytes,
+    count(*) FILTER (duplicates.rule = 'exact') AS exact, min(similarity) AS lowest_similarity,
+    any_value(twin_source) AS source, any_value(twin_locator) AS locator, any_value(twin_url) AS url
+FROM duplicates LEFT JOIN (SELECT id, bytes FROM ledger WHERE stage = 'deduplicate') AS went USING (id)
+GROUP BY cluster ORDER BY size DESC, bytes DESC, twin
+"""
+
+_TOKENS = """
+SELECT source, language, split, count(*) AS documents, sum(tokens)::BIGINT AS tokens,
+    sum(text_bytes)::BIGINT AS text_bytes,
+    round(sum(text_bytes) / nullif(sum(tokens) - count(*), 0), 3)::DOUBLE AS bytes_per_token
+FROM token_index GROUP BY source, language, split ORDER BY source, language, split
+"""
+
+
+class View(NamedTuple):
+    """A view's name, what it shows in one sentence, and its query."""
+
+    name: str
+    comment: str
+    sql: str
+
+
+class Run:
+    """The stages of one run, in order, each with its manifest where it is committed."""
+
+    def __init__(self, stages: Mapping[str, StageRef | Committed]) -> None:
+        self.refs = dict(stages)
+        self.committed: dict[str, Committed] = {}
+        for name, stage in stages.items():
+            if isinstance(stage, Committed):
+                self.committed[name] = stage
+            elif stage.is_committed:
+                self.committed[name] = stage.committed()
+
+    def files(self, stage: str, kind: str) -> list[File]:
+        """Return the files of a kind of a stage; none where it is not committed."""
+        return self.committed[stage].files(kind) if stage in self.committed else []
+
+    def has(self, stage: str, kind: str) -> bool:
+        """Whether a stage is committed with files of a kind."""
+        return bool(self.files(stage, kind))
+
+    @property
+    def deciding(self) -> list[str]:
+        """The committed stages that documents pass through: they write documents, tokens or ledger rows."""
+        return [
+            name
+            for name, stage in self.committed.items()
+            if (stage.counts["read"] and (self.has(name, "documents") or self.has(name, "tokens")))
+            or stage.counts["dropped"] + stage.counts["edited"] + stage.counts["rejected"]
+        ]
+
+
+def views(run: Run) -> Iterator[View]:
+    """Yield every view in an order in which each finds those that it reads."""
+    documents = columns_of(DOCUMENT_SCHEMA)
+    yield View(
+        "ingested",
+        "every document that was read, as the ingest stage wrote it",
+        f"SELECT *, strlen(text)::BIGINT AS text_bytes FROM ({parquet(run.files('ingest', 'documents'), documents)})",
+    )
+    yield View(
+        "documents",
+        "the documents that stayed, as the filter stage wrote them, with their language",
+        f"SELECT * REPLACE (coalesce(language, '{UNKNOWN_LANGUAGE}') AS language), strlen(text)::BIGINT AS text_bytes "
+        f"FROM ({parquet(run.files('filter', 'documents'), documents)})",
+    )
+    ledgers = [file for stage in run.committed.values() for file in stage.files("ledger")]
+    yield View(
+        "ledger",
+        "one row for each document that a stage dropped or edited, and for each input that it could not read",
+        parquet(ledgers, columns_of(LEDGER_SCHEMA)),
+    )
+    yield View("stages", "the stages of the run: identity, place, size and cost", _stages(run))
+    yield View("funnel", "documents and text bytes through the stages that decide about them", _funnel(run))
+    yield View("funnel_by_source", "the same by source, text bytes throughout", _funnel_by_source(run))
+    yield View("rules", "what each rule did to each source: documents, and bytes removed", _RULES)
+    yield View(
+        "signals",
+        "the measurements of each document before the filter",
+        parquet(run.files("annotate", "signals"), columns_of(SIGNALS_SCHEMA)),
+    )
+    yield View("duplicates", "each removed duplicate, the twin that stays and how alike they are", _duplicates(run))
+    yield View("clusters", "the groups of duplicates by the document that stays: size and bytes removed", _CLUSTERS)
+    yield View("token_index", "where each document lies in the token shards", _token_index(run))
+    yield View("shards", "the token shards", _shards(run))
+    yield View("tokens", "tokens by source, language and split", _TOKENS)
+    yield View("languages", "documents, text bytes and tokens by language", _languages(run))
+
+
+def _stages(run: Run) -> str:
+    rows = []
+    for step, (name, ref) in enumerate(run.refs.items()):
+        row: dict[str, Any] = {"step": step, "stage": name, "fingerprint": ref.fingerprint, "path": ref.path}
+        stage = run.committed.get(name)
+        row["committed"] = stage is not None
+        if stage is not None:
+            files = stage.manifest["files"]
+            row |= {"version": stage.manifest["version"], "units": stage.manifest["units"], "files": len(files)}
+            row |= {"rows": sum(file["rows"] for file in files), "bytes": sum(file["bytes"] for file in files)}
+            row |= _execution(stage.path)
+        rows.append(row)
+    return values(rows, _STAGE_COLUMNS)
+
+
+def _execution(path: str) -> dict[str, Any]:
+    if is_local(path) and not Path(path, EXECUTION).exists():
+        return {}
+    facts = read_json(f"{path}/{EXECUTION}")
+    return {name: facts.get(name) for name in ("wall_seconds", "cpu_seconds", "peak_memory_bytes")}
+
+
+def _funnel(run: Run) -> str:
+    steps = {name: step for step, name in enumerate(run.refs)}
+    rows = [{"step": steps[name], "stage": name, **run.committed[name].counts} for name in run.deciding]
+    return values(rows, _FUNNEL_COLUMNS)
+
+
+def _funnel_by_source(run: Run) -> str:
+    """Documents that ingest wrote, by source, less what the ledger says went at each stage."""
+    sizes = "ingested"
+    if run.has("signatures", "signatures"):  # knows them without reading the text
+        sizes = f"({parquet(run.files('signatures', 'signatures'), {'source': 'VARCHAR', 'text_bytes': 'BIGINT'})})"
+    return f"""
+WITH whole AS (SELECT source, count(*) AS documents, sum(text_bytes) AS bytes FROM {sizes} GROUP BY source),
+went AS (
+    SELECT stage, source, count(*) FILTER (action = 'dropped') AS dropped,
+        count(*) FILTER (action = 'edited') AS edited, count(*) FILTER (action = 'rejected') AS rejected,
+        sum(bytes) FILTER (action <> 'rejected') AS removed
+    FROM ledger GROUP BY stage, source),
+sources AS (SELECT source FROM whole UNION SELECT source FROM went),
+grid AS (
+    SELECT step, stage, source, coalesce(dropped, 0) AS dropped, coalesce(edited, 0) AS edited,
+        coalesce(rejected, 0) AS rejected, coalesce(removed, 0) AS removed,
+        coalesce(documents, 0) + coalesce(sum(dropped) FILTER (stage = 'ingest') OVER everything, 0) AS all_documents,
+        coalesce(bytes, 0) + coalesce(sum(removed) FILTER (stage = 'ingest') OVER everything, 0) AS all_bytes
+    FROM (SELECT step, stage FROM funnel) CROSS JOIN sources
+        LEFT JOIN whole USING (source) LEFT JOIN went USING (stage, source)
+    WINDOW everything AS (PARTITION BY source)),
+flow AS (
+    SELECT *, all_documents - coalesce(sum(dropped) OVER earlier, 0) AS read,
+        all_bytes - coalesce(sum(removed) OVER earlier, 0) AS bytes_in
+    FROM grid
+    WINDOW earlier AS (PARTITION BY source ORDER BY step ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
+SELECT step, stage, source, read::BIGINT AS read, (read - dropped)::BIGINT AS kept, dropped, rejected, edited,
+    bytes_in::BIGINT AS bytes_in, (bytes_in - removed)::BIGINT AS bytes_out
+FROM flow ORDER BY step, source
+"""
+
+
+def _duplicates(run: Run) -> str:
+    decided = parquet(run.files("duplicates", "duplicates"), columns_of(DUPLICATES_SCHEMA))
+    return f"""
+SELECT gone.id, gone.rule, gone.twin, gone.estimated, gone.similarity, gone.containment, gone.cluster,
+    a.source, a.locator, a.url, b.source AS twin_source, b.locator AS twin_locator, b.url AS twin_url
+FROM ({decided}) AS gone LEFT JOIN ingested AS a ON a.id = gone.id LEFT JOIN ingested AS b ON b.id = gone.twin
+"""
+
+
+def _token_index(run: Run) -> str:
+    columns = columns_of(INDEX_SCHEMA)
+    index = parquet(run.files("tokenize", "index"), columns)
+    folder = run.refs["tokenize"].path if "tokenize" in run.refs else ""
+    return f"SELECT *, {quoted(folder + '/')} || shard AS path FROM ({index})"
+
+
+def _shards(run: Run) -> str:
+    rows = [
+        {**file.attributes, "path": file.path, "unit": file.unit, "bytes": file.bytes, "sha256": file.sha256}
+        for file in run.files("tokenize", "tokens")
+    ]
+    return values(rows, _SHARD_COLUMNS)
+
+
+def _languages(run: Run) -> str:
+    if run.has("tokenize", "index"):  # knows the sizes without reading the text
+        return (
+            "SELECT language, count(*) AS documents, sum(text_bytes)::BIGINT AS text_bytes, "
+            "sum(tokens)::BIGINT AS tokens FROM token_index GROUP BY language ORDER BY documents DESC, language"
+        )
+    return (
+        "SELECT language, count(*) AS documents, sum(text_bytes)::BIGINT AS text_bytes, NULL::BIGINT AS tokens "
+        "FROM documents GROUP BY language ORDER BY documents DESC, language"
+    )

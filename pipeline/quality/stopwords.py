@@ -1,0 +1,49 @@
+"""Stop words by language, for Gopher's rule that a document has at least two of them.
+
+The English list is the published one (Rae et al. 2021, A.1.1). The others are of its kind: some of the most frequent
+function words of the language, so frequent that a passage of 50 words without two of them is hardly prose. In Chinese
+and Japanese they are single characters, as the scan's words are. A language that is not listed has no such rule: so
+Thai, Lao, Khmer and Burmese, whose words the scan does not find, and languages that put their particles onto words.
+"""
+
+from typing import Final
+
+_LISTS: Final = {
+    "en": "the be to of and that have with",
+    "ar": "في من على إلى أن عن هذا التي الذي مع لا ما",
+    "bg": "на и в за от се да с е по са не",
+    "ca": "de la i el que a les en els per un una",
+    "cs": "a v na se je že s z do o i to",
+    "da": "og i at det er en til af på for med som",
+    "de": "der die und das in den von zu mit ist nicht ein",
+    "el": "και το του η της να με την για που από",
+    "es": "de la que el en y los a las un por con",
+    "fa": "و در به از که این را با است برای آن",
+    "fi": "ja on ei että se oli hän ovat mutta kun tai myös",
+    "fr": "de la le et les des en un du une que est",
+    "he": "של את על לא זה עם הוא כי אל גם",
+    "hi": "के में की है और से का को पर ने कि",
+    "hr": "i u je na se za da su od s kao što",
+    "hu": "a az és hogy nem is egy van de meg ez volt",
+    "id": "yang dan di dari untuk dengan ini pada dalam itu adalah tidak",
+    "it": "di e la il che in un per del a della con",
+    "ja": "の に は を た が で て と し れ も",
+    "nl": "de van het een en in is dat op te zijn met",
+    "no": "og i det er en til på for av at som med",
+    "pl": "w i na z do się nie to że o jest po",
+    "pt": "de a o que e do da em um para com os",
+    "ro": "de și în la a cu o pe din care nu un",
+    "ru": "и в не на с что по как а это из к",
+    "sk": "a v na sa je že s z do o i to",
+    "sr": "и у је на се за да су од као i u je na se za da su od kao",
+    "sv": "och i att det en som är på av för med till",
+    "tr": "ve bir bu için ile da de olarak daha en çok",
+    "uk": "і в на не з що до та як у це за",
+    "vi": "và của là có cho các được trong một không với người",
+    "yue": "的 嘅 係 喺 咗 唔 有 在 一 啲 佢 和",
+    "zh": "的 是 了 在 不 和 有 这 這 一 我 他 与 為 为",
+}
+
+STOP_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    language: tuple(dict.fromkeys(words.split())) for language, words in _LISTS.items()
+}

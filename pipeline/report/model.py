@@ -1,0 +1,295 @@
+"""The sections on training, evaluation and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipeline.report.charts import Line, Part, Reference, bar, interval, line_chart
+from pipeline.report.facts import Curve, Facts
+from pipeline.report.formats import axis, count, decimal, language_name, plain, words
+from pipeline.report.headline import scores
+from pipeline.report.markup import Child, Markup, el
+from pipeline.report.scales import smooth
+from pipeline.report.tables import Cell, Column, absent, corpus_text, figure, section, table
+
+SMALL = (
+    ("learning_rate", "Learning rate", lambda value: f"{value:.2g}"),
+    ("gradient_norm", "Gradient norm", plain),
+    ("tokens_per_second", "Tokens per second", axis),
+)
+"""Small charts: how the metric's name ends or is written in it, its title, its numbers."""
+
+
+def training_section(facts: Facts) -> Markup:
+    """Return the loss curves beside the count models, and the small charts."""
+    note = (
+        "Nats a token. The thin line is each logged step, the line on it a moving average; the dots are held-out text. "
+        "Dashed: models that only count n-grams of the same training tokens."
+    )
+    curves = facts.model.curves
+    if not facts.committed("train"):
+        return section("training", "Training", note, absent("The train stage has not finished."))
+    if "train/loss" not in curves and "validation/loss" not in curves:
+        return section("training", "Training", note, absent("The training journal holds no loss."))
+    small = [_small(name, curves[name], title, show) for name, title, show in _small_curves(curves)]
+    return section(
+        "training",
+        "Training",
+        note,
+        figure([_loss(facts, narrow) for narrow in (False, True)]),
+        el("div", small, class_="small-multiples") if small else None,
+        _sources(curves),
+    )
+
+
+def _loss(facts: Facts, narrow: bool) -> Markup:
+    train, validation = facts.model.curves.get("train/loss"), facts.model.curves.get("validation/loss")
+    score = scores(facts)
+    lines = []
+    if train:
+        smoothed = smooth(train.values, max(2.0, len(train.values) / 40))
+        lines.append(Line(train.points, "raw"))
+        points = [(float(step), value) for step, value in zip(train.steps, smoothed, strict=True)]
+        lines.append(Line(points, "train", f"training {decimal(smoothed[-1], 2)}"))
+    if validation:
+        label = f"validation {decimal(validation.values[-1], 2)}"
+        lines.append(Line(validation.points, "validation", label, marks=True))
+    references = [Reference(value, f"{name} {decimal(value, 2)}") for name, value in score.baselines.items()]
+    values = [value for line in lines for _, value in line.points] + [reference.value for reference in references]
+    return line_chart(
+        lines,
+        references,
+        width=360 if narrow else 860,
+        height=300 if narrow else 380,
+        label_width=104 if narrow else 122,
+        y_format=lambda value: decimal(value, 1),
+        x_format=count,
+        x_label="step",
+        low=min(values) - 0.04 * (max(values) - min(values)),
+        class_="narrow" if narrow else "wide",
+        title=f"Loss over steps: {', '.join(line.label for line in lines if line.label)}",
+    )
+
+
+def _small_curves(curves: Mapping[str, Curve]) -> list[tuple[str, str, Callable[[float], str]]]:
+    found = []
+    for end, title, show in SMALL:
+        names = [name for name in curves if name.rpartition("/")[2] == end] or [name for name in curves if end in name]
+        found += [(name, title if len(names) == 1 else f"{title}: {name}", show) for name in names]
+    return found
+
+
+def _small(name: str, curve: Curve, title: str, show: Callable[[float], str]) -> Markup:
+    last = show(curve.values[-1])
+    chart = line_chart(
+        [Line(curve.points, "plain")],
+        width=270,
+        height=130,
+        label_width=14,
+        y_format=show,
+        x_format=axis,
+        low=0.0 if min(curve.values) >= 0 else None,
+        title=f"{title} over steps",
+    )
+    caption = [
+        el("b", title),
+        el("span", f"from {show(curve.values[0])} to {last}, at most {show(max(curve.values))}", class_="sub"),
+    ]
+    return figure(chart, caption)
+
+
+def _sources(curves: Mapping[str, Curve]) -> Markup | None:
+    """Return small charts of the validation loss of each source, all on one scale."""
+    prefix = "validation/loss/source/"
+    names = [name for name in curves if name.startswith(prefix) and len(curves[name].values) > 1]
+    if len(names) < 2:
+        return None
+    low = min(min(curves[name].values) for name in names)
+    high = max(max(curves[name].values) for name in names)
+    charts = []
+    for name in names:
+        curve = curves[name]
+        chart = line_chart(
+            [Line(curve.points, "plain")],
+            width=270,
+            height=130,
+            label_width=14,
+            y_format=lambda value: decimal(value, 1),
+            low=low,
+            high=high,
+            title=f"Validation loss of {name.removeprefix(prefix)}",
+        )
+        said = el("span", f"{decimal(curve.values[0], 2)} to {decimal(curve.values[-1], 2)}", class_="sub")
+        charts.append(figure(chart, [el("b", corpus_text(name.removeprefix(prefix))), said]))
+    label = "Validation loss of each source, on one scale"
+    return el("details", el("summary", label), el("div", charts, class_="small-multiples"))
+
+
+def evaluation_section(facts: Facts) -> Markup:
+    """Return held-out scores by source and language, and minimal pairs."""
+    note = (
+        "Every held-out token, each scored once. Bits per byte do not depend on the tokenizer, so they compare across "
+        "runs and models; lower is better."
+    )
+    results = facts.model.results
+    if not results:
+        return section("evaluation", "Evaluation", note, absent("The evaluate stage has not finished."))
+    perplexity = results.get("perplexity", {})
+    return section(
+        "evaluation",
+        "Evaluation",
+        note,
+        _overall(perplexity),
+        _groups("By source", "Source", perplexity, "sources", lambda name: name),
+        _groups("By language", "Language", perplexity, "languages", language_name),
+        [_minimal_pairs(name, scored) for name, scored in results.get("minimal_pairs", {}).items()],
+    )
+
+
+def _overall(perplexity: Mapping[str, Any]) -> Markup | None:
+    if not perplexity:
+        return None
+    most = max((value["overall"]["bits_per_byte"] or 0.0 for value in perplexity.values()), default=0.0)
+    rows: list[list[Child]] = []
+    for name, value in perplexity.items():
+        overall = value["overall"]
+        ours = name == "model"
+        rows.append(
+            [
+                el("b", "this model") if ours else name,
+                Cell(
+                    bar([Part(overall["bits_per_byte"] or 0.0, "kept" if ours else "kept-3")], most),
+                    overall["bits_per_byte"],
+                ),
+                Cell(decimal(overall["bits_per_byte"]), overall["bits_per_byte"]),
+                Cell(decimal(overall["loss"]), overall["loss"]),
+                Cell(decimal(overall["perplexity"], 1), overall["perplexity"]),
+            ]
+        )
+    columns = [
+        Column("", "name"),
+        Column("", "chart"),
+        Column("Bits per byte", "number"),
+        Column("Loss", "number", "Nats a token"),
+        Column("Perplexity", "number", "A token"),
+    ]
+    any_model = next(iter(perplexity.values()))["overall"]
+    caption = f"On {count(any_model.get('tokens'))} held-out tokens of {count(any_model.get('documents'))} documents."
+    return table(columns, rows, caption=caption)
+
+
+def _groups(
+    title: str, head: str, perplexity: Mapping[str, Any], group: str, shown: Callable[[str], str]
+) -> list[Markup] | None:
+    """Return the table of one grouping: the model's scores, and the bits per byte of the count models beside them."""
+    ours = perplexity.get("model", {}).get(group, {})
+    if not ours:
+        return None
+    others = [name for name in perplexity if name != "model"]
+    most = max(
+        (
+            perplexity[name].get(group, {}).get(key, {}).get("bits_per_byte") or 0.0
+            for name in perplexity
+            for key in ours
+        ),
+        default=0.0,
+    )
+    rows: list[list[Child]] = []
+    for key_, scored in sorted(ours.items(), key=lambda item: (-item[1].get("tokens", 0), item[0])):
+        bits = scored.get("bits_per_byte")
+        best_count = min(
+            (value for name in others if (value := perplexity[name].get(group, {}).get(key_, {}).get("bits_per_byte"))),
+            default=None,
+        )
+        parts = [Part(bits or 0.0, "kept", f"this model {decimal(bits)}")]
+        if best_count is not None and bits is not None and best_count > bits:
+            parts.append(Part(best_count - bits, "kept-3", f"best count model {decimal(best_count)}"))
+        rows.append(
+            [
+                corpus_text(shown(key_)),
+                Cell(count(scored.get("tokens")), scored.get("tokens")),
+                Cell(decimal(scored.get("loss"), 2), scored.get("loss")),
+                Cell(decimal(scored.get("perplexity"), 1), scored.get("perplexity")),
+                Cell(el("b", decimal(bits, 2)), bits),
+                *(_other(perplexity[name].get(group, {}).get(key_, {})) for name in others),
+                Cell(bar(parts, most), bits),
+            ]
+        )
+    columns = [
+        Column(head, "name"),
+        Column("Tokens", "number"),
+        Column("Loss", "number"),
+        Column("Perplexity", "number"),
+        Column("Bits per byte", "number"),
+        *(Column(name, "number", f"Bits per byte of the {name} model") for name in others),
+        Column("", "chart"),
+    ]
+    return [el("h3", title), table(columns, rows)]
+
+
+def _other(scored: Mapping[str, Any]) -> Cell:
+    bits = scored.get("bits_per_byte")
+    return Cell(decimal(bits, 2), bits)
+
+
+def _minimal_pairs(name: str, scored: Mapping[str, Any]) -> list[Markup]:
+    """Return one set of minimal pairs: accuracy of each phenomenon with its 95 % interval against chance."""
+    rows: list[list[Child]] = [_pair_row(el("b", "all"), scored["overall"])]
+    languages, phenomena = scored.get("languages", {}), scored.get("phenomena", {})
+    for language, value in languages.items():
+        if len(languages) > 1:
+            rows.append(_pair_row(el("b", language_name(language)), value))
+        own = {key: item for key, item in phenomena.items() if key.partition("/")[0] == language}
+        for key_, item in sorted(own.items(), key=lambda entry: (-entry[1]["accuracy"], entry[0])):
+            rows.append(_pair_row(el("span", words(key_.partition("/")[2]), class_="indent"), item))
+    columns = [
+        Column("Phenomenon", "name"),
+        Column("Pairs", "number"),
+        Column("Accuracy", "number"),
+        Column("\u00b1", "number", "Standard error"),
+        Column("0 to 1, line at chance", "chart"),
+    ]
+    title = "Minimal pairs" if name == "templates" else f"Minimal pairs: {name}"
+    text = (
+        "Of two sentences that differ in one point of grammar the likelier one is the model's choice. "
+        "The whiskers are 95 % intervals; one that touches the line at 0.5 does not tell the model from guessing."
+    )
+    return [el("h3", title), el("p", text), table(columns, rows)]
+
+
+def _pair_row(name: Child, scored: Mapping[str, Any]) -> list[Child]:
+    accuracy, error = scored["accuracy"], scored["standard_error"]
+    tip = f"{decimal(accuracy, 3)} ± {decimal(error, 3)} of {count(scored['pairs'])} pairs"
+    chart = interval(accuracy, error, 0.0, 1.0, scored.get("chance", 0.5), tip)
+    return [
+        name,
+        Cell(count(scored["pairs"]), scored["pairs"]),
+        Cell(decimal(accuracy, 2), accuracy),
+        Cell(decimal(error, 3), error),
+        Cell(chart, accuracy),
+    ]
+
+
+def samples_section(facts: Facts) -> Markup:
+    """Return what the model wrote after each prompt."""
+    samples: Sequence[Mapping[str, Any]] = facts.model.results.get("samples", [])
+    note = "The prompt is shaded; what follows is the model's. Drawn with one seed, none picked out."
+    if not samples:
+        return section("samples", "Samples", note, absent("There are no sample generations."))
+    return section("samples", "Samples", note, el("div", [_sample(sample) for sample in samples], class_="samples"))
+
+
+def _sample(sample: Mapping[str, Any]) -> Markup:
+    ended = "ended by the model" if sample.get("finished") else "cut off"
+    return el(
+        "blockquote",
+        el(
+            "div",
+            el("span", str(sample.get("prompt", "")), class_="prompt"),
+            str(sample.get("continuation", "")),
+            class_="prose",
+            dir="auto",
+        ),
+        el("footer", f"{count(sample.get('tokens'))} tokens, {ended}"),
+    )

@@ -1,0 +1,148 @@
+"""Which files a source means: paths, folders, globs and URLs become a sorted list of files with portable names."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from pipeline.sources.config import SourceConfig
+
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".zst", ".xz")
+MAGIC = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file of a source. `name` is relative to the source's root, so it is the same on every machine.
+
+    `path` is where it lies here; `stamp` changes when the file is written again (mtime, or the store's version).
+    """
+
+    name: str
+    path: str
+    size: int
+    stamp: str
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path is a URL that fsspec opens."""
+    return "://" in path
+
+
+def open_input(path: str) -> BinaryIO:
+    """Open a local file or fsspec URL for random access."""
+    return cast(BinaryIO, fsspec.open(path, "rb").open()) if is_remote(path) else open(path, "rb")
+
+
+def find_files(source: SourceConfig, suffixes: Iterable[str]) -> list[InputFile]:
+    """Return the files that a source's paths mean, in the order of the paths, sorted by name inside each.
+
+    In a folder those with one of `suffixes` count, compressed or not. Raises ValueError, naming source and path, where
+    a path means no file.
+    """
+    wanted = tuple(suffix + packed for suffix in suffixes for packed in ("", *COMPRESSED_SUFFIXES))
+    found: dict[str, InputFile] = {}
+    for path in source.path:
+        resolved = _resolve(path)
+        try:
+            files = _remote(resolved, wanted) if is_remote(resolved) else _local(resolved, wanted)
+        except OSError as error:
+            raise ValueError(f"source {source.name!r}: cannot look at {path}: {error}") from error
+        if not files:
+            raise ValueError(f"source {source.name!r}: {_nothing(path, resolved, wanted)}")
+        for file in files:
+            found.setdefault(file.path, file)
+    return _with_unique_names(source, list(found.values()))
+
+
+def _resolve(path: str) -> str:
+    if path.startswith("quickstart://"):
+        from pipeline.quickstart import resolve  # lays the corpus out on first use
+
+        return str(resolve(path))
+    return path.removeprefix("file://")
+
+
+def _nothing(path: str, resolved: str, suffixes: Iterable[str]) -> str:
+    if not is_remote(resolved) and Path(resolved).is_dir():
+        return f"the folder {path} holds no file that ends in {', '.join(suffixes)}; give a glob to take others"
+    return f"{path} matches no file" if MAGIC & set(resolved) else f"there is no file {path}"
+
+
+def _local(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
+    path = str(Path(path).expanduser().absolute())
+    if Path(path).is_dir():
+        root, names = path, glob.glob("**/*", root_dir=path, recursive=True)
+        names = [name for name in names if name.lower().endswith(suffixes)]
+    elif Path(path).is_file() or not MAGIC & set(path):
+        root, names = os.path.split(path)
+        names = [names] if Path(path).is_file() else []
+    else:
+        root = _fixed_prefix(path)
+        names = glob.glob(os.path.relpath(path, root), root_dir=root, recursive=True)
+    files = []
+    for name in sorted(set(names)):
+        file = Path(root, name)
+        if file.is_file():
+            status = file.stat()
+            files.append(InputFile(_portable(name), str(file), status.st_size, str(status.st_mtime_ns)))
+    return files
+
+
+def _remote(url: str, suffixes: tuple[str, ...]) -> list[InputFile]:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if filesystem.isdir(path):
+        root = path
+        entries = {name: info for name, info in filesystem.find(path, detail=True).items() if name.endswith(suffixes)}
+    elif MAGIC & set(path) and not filesystem.exists(path):
+        root = _fixed_prefix(path)
+        entries = filesystem.glob(path, detail=True)
+    else:
+        root = path.rpartition("/")[0]
+        entries = {path: filesystem.info(path)} if filesystem.exists(path) else {}
+    files = []
+    for name, info in sorted(entries.items()):
+        if info["type"] == "file":
+            relative = name.removeprefix(root).lstrip("/")
+            files.append(
+                InputFile(relative, filesystem.unstrip_protocol(name), int(info["size"]), _stamp(filesystem, name))
+            )
+    return files
+
+
+def _stamp(filesystem: Any, path: str) -> str:
+    try:
+        return str(filesystem.ukey(path))
+    except (NotImplementedError, AttributeError):
+        return ""
+
+
+def _fixed_prefix(path: str) -> str:
+    parts = path.split("/")
+    magic = next(index for index, part in enumerate(parts) if MAGIC & set(part))
+    return "/".join(parts[:magic]) or "/"
+
+
+def _portable(name: str) -> str:
+    return PurePosixPath(Path(name)).as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _with_unique_names(source: SourceConfig, files: list[InputFile]) -> list[InputFile]:
+    """Name files from their common folder where two paths of a source have files of the same name."""
+    if len({file.name for file in files}) == len(files):
+        return files
+    try:
+        root = os.path.commonpath([os.path.dirname(file.path) for file in files])
+    except ValueError as error:
+        raise ValueError(
+            f"source {source.name!r}: files of different places have the same name; make two sources of them"
+        ) from error
+    return [
+        InputFile(_portable(os.path.relpath(file.path, root)), file.path, file.size, file.stamp) for file in files
+    ]

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dedup.shingles import shingle_hashes, shingle_sets
+from pipeline.text.scan import word_hashes
+from tests.pipeline.dedup.corpora import compiling
+
+WORD = st.sampled_from(["a", "b", "c", "dd"])
+TEXTS = st.lists(st.lists(WORD, max_size=12), max_size=8)
+
+
+def hashed(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    return word_hashes(pa.array(texts, pa.large_string()))
+
+
+@compiling
+@given(TEXTS, st.integers(1, 6))
+def test_equal_hashes_are_equal_shingles_in_text_order(texts: list[list[str]], length: int):
+    offsets, hashes = shingle_hashes(*hashed([" ".join(text) for text in texts]), length)
+    expected = []
+    for text in texts:
+        shingles = [tuple(text[start : start + length]) for start in range(max(1, len(text) - length + 1))]
+        expected.append(shingles if text else [])
+    assert np.diff(offsets).tolist() == [len(shingles) for shingles in expected]
+    pairs = set(zip([shingle for shingles in expected for shingle in shingles], hashes.tolist(), strict=True))
+    assert len(pairs) == len({shingle for shingle, _ in pairs}) == len({value for _, value in pairs})
+
+
+@pytest.mark.parametrize("vocabulary", [3, 1000])
+def test_sets_are_distinct_and_ascend_at_every_length(vocabulary: int):
+    random = np.random.default_rng(1)
+    lengths = [0, 1, 4, 5, 6, 47, 52, 53, 54, 300, 5000]  # both sorts, and their border
+    texts = [" ".join(f"w{word}" for word in random.integers(vocabulary, size=length)) for length in lengths]
+    words = hashed(texts)
+    offsets, hashes = shingle_hashes(*words, 5)
+    bounds, sets = shingle_sets(*words, 5)
+    assert len(bounds) == len(texts) + 1
+    for text in range(len(texts)):
+        expected = np.unique(hashes[offsets[text] : offsets[text + 1]])
+        np.testing.assert_array_equal(sets[bounds[text] : bounds[text + 1]], expected)
+
+
+def test_unspaced_scripts_are_shingled_by_character():
+    offsets, hashes = shingle_hashes(*hashed(["我爱北京天安门", "爱北京天安门广场"]), 5)
+    assert np.diff(offsets).tolist() == [3, 4]
+    assert hashes[1:3].tolist() == hashes[3:5].tolist()

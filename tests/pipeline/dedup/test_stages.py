@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
+from pipeline.execution import run_stage, shut_down_pools
+from pipeline.stage import StageError
+from pipeline.store import Committed, StageRef, Store
+from tests.pipeline.dedup.corpora import Given, Writer, deduplicate, rows, shard, shingles, words
+
+ALL_PAIRS = {"bands": 32, "rows": 1, "representatives": 256}
+"""Bands of one value propose all pairs that have much in common."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_workers() -> Iterator[None]:
+    yield
+    shut_down_pools()
+
+
+def kept_texts(committed: dict[str, Committed]) -> list[str]:
+    return [row["text"] for row in rows(committed["deduplicate"], "documents")]
+
+
+def planted(seed: int, originals: int = 40) -> list[str]:
+    """Originals, each with edited, truncated, extended or equal versions."""
+    writer = Writer(seed)
+    texts = []
+    for number in range(originals):
+        original = writer.write(int(writer.random.integers(20, 120)))
+        versions = [
+            original,
+            writer.edit(original, 0.02),
+            writer.edit(original, 0.04),
+            original[: round(0.85 * len(original))],
+            original + writer.write(len(original) // 5),
+            original,
+        ]
+        texts += [" ".join(version) for version in versions[: 1 + number % 6]]
+    writer.random.shuffle(texts)
+    return texts
+
+
+def brute_force(texts: dict[str, str], containment: float) -> dict[str, tuple[str, float, float]]:
+    """Twin, containment and Jaccard similarity of each duplicate, by comparing all pairs of sets of word tuples."""
+    sets = {key: shingles(text) for key, text in texts.items()}
+    preferred = sorted((key for key in texts), key=lambda key: (-len(words(texts[key])), key))
+    kept: list[str] = []
+    found: dict[str, tuple[str, float, float]] = {}
+    leaders: dict[tuple[str, ...], str] = {}
+    for key in preferred:
+        leader = leaders.setdefault(words(texts[key]), key)
+        if leader != key:
+            found[key] = found.get(leader, (leader, 1.0, 1.0))
+            continue
+        measured = []
+        for place, other in enumerate(kept):
+            common = len(sets[key] & sets[other])
+            measured.append((common / len(sets[key]), common / len(sets[key] | sets[other]), -place))
+        best = max(measured, default=(0.0, 0.0, 0))
+        if best[0] >= containment:
+            found[key] = (kept[-best[2]], best[0], best[1])
+        else:
+            kept.append(key)
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_result_is_that_of_comparing_all_pairs(tmp_path: Path, seed: int):
+    texts = planted(seed)
+    tables = [shard(texts[:50], "one"), shard(texts[50:], "two")]
+    committed = deduplicate(tables, tmp_path, DedupConfig(**ALL_PAIRS))
+    by_id = {row["id"]: row["text"] for table in tables for row in table.to_pylist()}
+    expected = brute_force(by_id, 0.8)
+    found = {row["id"]: row for row in rows(committed["duplicates"], "duplicates")}
+    assert found.keys() == expected.keys()
+    assert 20 < len(found) < len(texts) - 20
+    for key, (twin, containment, jaccard) in expected.items():
+        row = found[key]
+        assert (row["twin"], row["cluster"], row["rule"]) == (twin, twin, "exact" if jaccard == 1.0 else "minhash")
+        assert (row["containment"], row["similarity"]) == pytest.approx((containment, jaccard))
+        assert row["estimated"] == pytest.approx(jaccard, abs=0.3)
+
+
+def test_the_ledger_explains_every_removal(tmp_path: Path):
+    texts = planted(3)
+    tables = [shard(texts[:70], "one"), shard(texts[70:], "two")]
+    committed = deduplicate(tables, tmp_path)
+    documents = {row["id"]: row for table in tables for row in table.to_pylist()}
+    kept = rows(committed["deduplicate"], "documents")
+    ledger = rows(committed["deduplicate"], "ledger")
+    duplicates = rows(committed["duplicates"], "duplicates")
+    gone = {row["id"] for row in ledger}
+    assert gone == {row["id"] for row in duplicates}
+    assert kept == [row for key, row in documents.items() if key not in gone]  # in their order, untouched
+    for row, duplicate in zip(ledger, duplicates, strict=True):
+        document = documents[row["id"]]
+        assert row["action"] == "dropped"
+        assert row["rule"] == {"exact": "exact_duplicate", "minhash": "near_duplicate"}[duplicate["rule"]]
+        assert row["value"] == duplicate["containment"] >= row["threshold"]
+        assert row["threshold"] == (1.0 if duplicate["rule"] == "exact" else 0.8)
+        assert row["twin"] == duplicate["twin"] not in gone
+        assert row["source"] == duplicate["source"] == document["source"]
+        assert row["bytes"] == len(document["text"].encode())
+    counts = committed["deduplicate"].counts
+    assert counts["read"] == len(texts) == counts["kept"] + counts["dropped"]
+    assert counts["bytes_in"] - counts["bytes_out"] == sum(row["bytes"] for row in ledger)
+    found = committed["duplicates"].counts
+    assert found["exact_duplicates"] + found["near_duplicates"] == counts["dropped"]
+    assert found["exact_duplicates"] == sum(row["rule"] == "exact" for row in duplicates) > 0
+
+
+def test_no_chain_removes_what_no_kept_document_contains(tmp_path: Path):
+    text = Writer(4).write(2000)
+    chain = [" ".join(text[start : start + 1000 - start // 90]) for start in range(0, 900, 90)]  # ever shorter
+    verified = deduplicate([shard(chain)], tmp_path / "verified", DedupConfig(**ALL_PAIRS))
+    plain = deduplicate([shard(chain)], tmp_path / "plain", DedupConfig(verify=False, **ALL_PAIRS))
+    assert kept_texts(plain) == chain[:1]
+    kept = kept_texts(verified)
+    assert kept == chain[::3]  # each removed one shares at least 80 % with the one kept before it
+    for gone in set(chain) - set(kept):
+        assert max(len(shingles(gone) & shingles(text)) / len(shingles(gone)) for text in kept) >= 0.8
+
+
+def test_templated_pages_are_kept_unless_told_to_merge_components(tmp_path: Path):
+    writer = Writer(5)
+    template, own = writer.write(110), writer.write(40 * 20_000)
+    pages = [" ".join([*template[:60], *own[at : at + 40], *template[60:]]) for at in range(0, len(own), 40)]
+    tables = [shard(pages[:9000], "one"), shard(pages[9000:], "two")]
+    started = time.process_time()
+    verified = deduplicate(tables, tmp_path / "verified")
+    assert time.process_time() - started < 20
+    assert verified["deduplicate"].counts["dropped"] == 0
+    plain = deduplicate(tables, tmp_path / "plain", DedupConfig(verify=False))
+    assert plain["deduplicate"].counts["dropped"] > 10_000
+    (row, *_) = rows(plain["deduplicate"], "ledger")
+    (duplicate, *_) = rows(plain["duplicates"], "duplicates")
+    assert (row["value"], row["threshold"]) == (duplicate["estimated"], None)
+    assert duplicate["similarity"] is duplicate["containment"] is None
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_one_document_repeated(tmp_path: Path, exact: bool):
+    text = " ".join(Writer(6).write(60))
+    table = shard([text] * 50_000, ids=[f"{number:032x}" for number in reversed(range(50_000))])
+    started = time.process_time()
+    committed = deduplicate([table.slice(0, 20_000), table.slice(20_000)], tmp_path, DedupConfig(exact=exact))
+    assert time.process_time() - started < 20
+    assert [row["id"] for row in rows(committed["deduplicate"], "documents")] == ["0" * 32]
+    rules = set(pa.concat_tables(file.table(["rule"]) for file in committed["deduplicate"].files("ledger"))["rule"])
+    assert {str(rule) for rule in rules} == {"exact_duplicate" if exact else "near_duplicate"}
+
+
+def test_different_documents_are_all_kept(tmp_path: Path):
+    writer = Writer(7)
+    texts = [" ".join(writer.write(40)) for _ in range(500)]
+    committed = deduplicate([shard(texts)], tmp_path)
+    assert kept_texts(committed) == texts
+    assert committed["duplicates"].counts["near_duplicates"] == 0
+
+
+def test_short_and_empty_documents(tmp_path: Path):
+    texts = [
+        "",
+        "word",
+        "!",
+        "Word.",
+        " \n",
+        "other",
+        "two words",
+        "words two",
+        "two  words",
+        "three little words",
+        "?",
+    ]
+    near = ["a b c d", "a b c d e", "a b c d e f"]  # below, at and above the length of a shingle
+    committed = deduplicate([shard(texts + near)], tmp_path)
+    kept = {"word", "!", "other", "two words", "words two", "three little words", "?", *near}
+    normalised = [text.strip(" \n.").lower().replace("  ", " ") for text in kept_texts(committed)]
+    assert sorted(normalised) == sorted({*kept, ""})
+    assert {row["rule"] for row in rows(committed["duplicates"], "duplicates")} == {"exact"}
+
+
+def test_without_exact_matching_empty_documents_stay(tmp_path: Path):
+    texts = ["", "", "?", "one two three", "One, two: three!"]
+    committed = deduplicate([shard(texts)], tmp_path, DedupConfig(exact=False))
+    assert len(kept_texts(committed)) == 4
+    (row,) = rows(committed["duplicates"], "duplicates")
+    assert (row["rule"], row["similarity"], row["containment"], row["estimated"]) == ("minhash", 1.0, 1.0, 1.0)
+
+
+def test_a_copy_of_a_near_duplicate_names_a_document_that_stays(tmp_path: Path):
+    text = Writer(8).write(100)
+    texts = [" ".join(text[:95]), " ".join(text), " ".join(text[:95]).upper()]
+    committed = deduplicate([shard(texts)], tmp_path)
+    assert kept_texts(committed) == texts[1:2]
+    first, copy = rows(committed["duplicates"], "duplicates")
+    assert first["rule"] == copy["rule"] == "minhash"
+    assert first["twin"] == copy["twin"] == rows(committed["deduplicate"], "documents")[0]["id"]
+    assert copy["containment"] == 1.0
+    assert copy["similarity"] == first["similarity"] == pytest.approx(91 / 96)
+
+
+def test_the_earliest_may_be_preferred(tmp_path: Path):
+    text = Writer(9).write(100)
+    texts = [" ".join(text), " ".join(text[:97]), " ".join(text[:94]), " ".join(text[:50])]
+    table = shard(texts, dates=["2021-01-01", "2020-05-01", None, "2019-01-01"])
+    assert kept_texts(deduplicate([table], tmp_path / "longest", DedupConfig(**ALL_PAIRS))) == texts[:1]
+    earliest = deduplicate([table], tmp_path / "earliest", DedupConfig(prefer="earliest", **ALL_PAIRS))
+    assert kept_texts(earliest) == [texts[1], texts[3]]  # a first, shorter version does not contain the later ones
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_the_order_of_shards_does_not_matter(tmp_path: Path, verify: bool):
+    texts = planted(10, originals=80)
+    tables = [shard(texts[start : start + 60], f"source {start}") for start in range(0, len(texts), 60)]
+    config = DedupConfig(verify=verify)
+    one = deduplicate(tables, tmp_path / "one", config)
+    other = deduplicate([tables[2], tables[0], *tables[:2:-1], tables[1]], tmp_path / "other", config)
+
+    def decisions(committed: dict[str, Committed]) -> list[tuple]:
+        kept = [row for row in rows(committed["duplicates"], "duplicates") if row.pop("shard") + row.pop("row") >= 0]
+        return sorted(tuple(row.items()) for row in kept)
+
+    assert decisions(one) == decisions(other)
+    assert len(decisions(one)) > 50
+
+
+def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path):
+    texts = planted(11, originals=60)
+    tables = [shard(texts[start : start + 50]) for start in range(0, len(texts), 50)]
+    one = deduplicate(tables, tmp_path / "one", workers=0)
+    two = deduplicate(tables, tmp_path / "two", workers=2)
+    for name in ("signatures", "duplicates", "deduplicate"):
+        assert one[name].manifest == two[name].manifest  # with the digest of every file
+
+
+def test_documents_with_one_id_are_told_apart_by_their_place(tmp_path: Path):
+    text = " ".join(Writer(12).write(50))
+    committed = deduplicate([shard([text, text], ids=["a" * 32] * 2), shard([text], ids=["b" * 32])], tmp_path)
+    assert committed["deduplicate"].counts["kept"] == 1
+    assert kept_texts(committed) == [text]
+
+
+@pytest.mark.parametrize("tables", [[], [shard([])], [shard([]), shard(["text"]), shard([])]])
+def test_empty_corpora_and_shards(tmp_path: Path, tables: list[pa.Table]):
+    committed = deduplicate(tables, tmp_path)
+    assert committed["deduplicate"].counts["kept"] == sum(map(len, tables))
+    assert len(committed["deduplicate"].files("documents")) == len(tables)
+    assert rows(committed["duplicates"], "duplicates") == []
+
+
+def test_signatures_of_another_configuration_or_of_other_documents_are_refused(tmp_path: Path):
+    def refs(texts: list[str], *names: str) -> dict[str, StageRef]:
+        made = deduplicate([shard(texts)], tmp_path / "made")
+        return {name: Store.at(tmp_path / "made").ref(name, made[name].fingerprint) for name in names}
+
+    store = Store.at(tmp_path / "other")
+    inputs = refs(["one two three"], "ingest", "signatures")
+    with pytest.raises(StageError, match=r"were made with .*'bands': 14.* looked for with .*'bands': 7"):
+        run_stage(Duplicates(DedupConfig(bands=7), inputs), store, 0)
+    others = refs(["one", "two"], "ingest")
+    with pytest.raises(StageError, match="are of other documents; make them again"):
+        run_stage(Duplicates(DedupConfig(), {**inputs, **others}), store, 0)
+    with pytest.raises(StageError, match="are of other documents; find them again"):
+        run_stage(Deduplicate(DedupConfig(), {**others, **refs(["three", "three"], "duplicates")}), store, 0)
+
+
+def test_a_threshold_costs_no_signatures(tmp_path: Path):
+    ref = Store.at(tmp_path).ref("ingest", "0" * 20)
+
+    def fingerprints(**settings) -> tuple[str, str]:
+        config = DedupConfig(**settings)
+        signatures = Signatures(config, {"ingest": ref})
+        inputs = {"ingest": ref, "signatures": Store.at(tmp_path).ref("signatures", signatures.fingerprint())}
+        return signatures.fingerprint(), Duplicates(config, inputs).fingerprint()
+
+    first = fingerprints()
+    assert fingerprints(containment=0.9)[0] == first[0]
+    assert fingerprints(containment=0.9)[1] != first[1]
+    assert fingerprints(rows=7)[0] != first[0]
+    assert fingerprints(memory_limit_mb=256) == first
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="at most 4096"):
+        DedupConfig(bands=256, rows=64)
+    with pytest.raises(ValueError, match="containment"):
+        DedupConfig(containment=0.0)
+    with pytest.raises(ValueError, match="Extra inputs"):
+        DedupConfig(contaiment=0.9)
+
+
+def test_a_disk_that_is_full_in_the_middle_is_said_so(tmp_path: Path):
+    writer = Writer(13)
+    table = shard([" ".join(writer.write(30)) for _ in range(3000)])
+    store = Store.at(tmp_path)
+    ingest = Given([table])
+    ingest_ref = store.ref("ingest", ingest.fingerprint())
+    signatures = Signatures(DedupConfig(), {"ingest": ingest_ref})
+    signatures_ref = store.ref("signatures", signatures.fingerprint())
+    run_stage(ingest, store, 0)
+    run_stage(signatures, store, 0)
+    duplicates = Duplicates(DedupConfig(), {"ingest": ingest_ref, "signatures": signatures_ref})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # as a full disk, no file grows beyond it
+    try:
+        with pytest.raises(StageError, match="could not group the signatures.*spills to .*start again"):
+            run_stage(duplicates, store, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    folder = Path(store.ref("duplicates", duplicates.fingerprint()).path)
+    assert not list(folder.glob(".tmp-*"))
+    assert run_stage(duplicates, store, 0).counts["read"] == 3000

@@ -1,0 +1,1 @@
+"""Architectures: one Transformer trunk, described by `training.config.ModelConfig`."""

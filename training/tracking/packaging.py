@@ -1,0 +1,73 @@
+"""A checkpoint as MLflow stores a model: a folder with an `MLmodel` file whose python_function flavour generates text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from training.generation import SamplingConfig
+
+LOADER = "training.tracking.pyfunc"
+CHECKPOINT = "checkpoint"
+REFERENCE = "reference.json"
+# What the model needs; the state of the optimizer stays with the training.
+FILES = ("model.safetensors", "config.json", "tokenizer.json")
+
+
+def size_bytes(checkpoint_dir: Path) -> int:
+    """Bytes of the files that a model folder takes over; raises FileNotFoundError where the weights are missing."""
+    (checkpoint_dir / FILES[0]).stat()
+    return sum((checkpoint_dir / name).stat().st_size for name in FILES if (checkpoint_dir / name).exists())
+
+
+def build_model_folder(folder: Path, checkpoint_dir: Path, model_id: str, run_id: str, by_reference: bool) -> None:
+    """Fill an empty folder with MLmodel and the checkpoint: links to its files, or a note of where it lies.
+
+    Raises FileNotFoundError where the checkpoint or its weights are missing.
+    """
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import add_to_model
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    defaults = SamplingConfig()
+    text = Schema([ColSpec(DataType.string)])
+    parameters = ParamSchema(
+        [
+            ParamSpec("max_new_tokens", DataType.long, defaults.max_new_tokens),
+            ParamSpec("temperature", DataType.double, defaults.temperature),
+            ParamSpec("top_k", DataType.long, defaults.top_k),
+            ParamSpec("top_p", DataType.double, defaults.top_p),
+            ParamSpec("seed", DataType.long, defaults.seed),
+        ]
+    )
+    model = Model(run_id=run_id, model_id=model_id, signature=ModelSignature(text, text, parameters))
+    add_to_model(model, loader_module=LOADER, data=CHECKPOINT)
+    target = folder / CHECKPOINT
+    target.mkdir()
+    source = checkpoint_dir.resolve()
+    (source / FILES[0]).stat()
+    if by_reference:
+        (target / REFERENCE).write_text(json.dumps({"path": str(source)}) + "\n", encoding="utf-8")
+    else:
+        for name in FILES:
+            if (source / name).exists():
+                (target / name).symlink_to(source / name)
+    model.save(str(folder / "MLmodel"))
+
+
+def checkpoint_folder(folder: str | Path) -> Path:
+    """The checkpoint of a model folder (or its `checkpoint` folder): inside of it, or where its note points.
+
+    Raises ValueError where there is none.
+    """
+    folder = Path(folder)
+    if (folder / CHECKPOINT).is_dir():
+        folder = folder / CHECKPOINT
+    note = folder / REFERENCE
+    if note.is_file():
+        folder = Path(json.loads(note.read_text(encoding="utf-8"))["path"])
+        if not (folder / FILES[0]).is_file():
+            raise ValueError(f"{note}: points to {folder}, where there is no checkpoint any more")
+    if not (folder / FILES[0]).is_file():
+        raise ValueError(f"{folder}: holds no {FILES[0]}; it is not a model of Headrace")
+    return folder

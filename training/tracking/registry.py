@@ -1,0 +1,51 @@
+"""From a model's name in MLflow to a checkpoint folder on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from training.tracking.location import prepare_mlflow
+from training.tracking.packaging import checkpoint_folder
+
+
+def resolve_model(uri: str, tracking_uri: str | None = None, destination: str | Path | None = None) -> Path:
+    """The checkpoint folder behind `models:/<name>@<alias>`, `models:/<name>/<version>` or `models:/<model id>`.
+
+    A model in a local artifact folder stays where it is; one on a server is downloaded, to `destination` if given.
+    Raises ValueError where there is no such model, naming what there is.
+    """
+    if not uri.startswith("models:/"):
+        raise ValueError(
+            f"{uri!r} is no model: expected models:/<name>@<alias>, models:/<name>/<version> or models:/<id>"
+        )
+    prepare_mlflow()
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    target = None if destination is None else str(destination)
+    try:
+        folder = download_artifacts(
+            artifact_uri=uri, dst_path=target, tracking_uri=tracking_uri, registry_uri=tracking_uri
+        )
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{uri}: not found in {tracking_uri}: {reason}{_known(uri, tracking_uri)}") from None
+    return checkpoint_folder(folder)
+
+
+def _known(uri: str, tracking_uri: str | None) -> str:
+    """What a user may have meant: the aliases of the model, or the models."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    name = uri.removeprefix("models:/").partition("@")[0].partition("/")[0]
+    try:
+        models = {model.name: sorted(model.aliases) for model in client.search_registered_models(max_results=100)}
+    except MlflowException:
+        return ""
+    if name in models:
+        return f"; {name} has the aliases: {', '.join(models[name]) or 'none'}"
+    return f"; the registered models are: {', '.join(sorted(models)) or 'none'}"

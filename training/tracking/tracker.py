@@ -1,0 +1,264 @@
+"""The MLflow calls that a run needs. Each looks before it writes, so that it may be repeated after a crash at any point."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.tracking.journal import Point
+from training.tracking.location import Location, prepare_mlflow
+from training.tracking.packaging import build_model_folder
+
+FINGERPRINT = "headrace.fingerprint"
+BATCH_METRICS = 1000  # the most that MLflow takes in one call
+_BATCH_PARAMS = 100
+_PARAM_LENGTH = 6000
+_NAME_LENGTH = 250
+_DIGEST_LENGTH = 36
+_TAG_LENGTH = 5000
+_FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)
+
+_REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
+
+
+class RunGone(Exception):
+    """The tracker no longer has the run that the state names."""
+
+
+class Tracker:
+    """A connection to MLflow. Its methods raise what MLflow raises; `is_final` tells refusals from outages."""
+
+    def __init__(self, location: Location) -> None:
+        prepare_mlflow()
+        from mlflow import MlflowClient, entities
+
+        if location.tracking_uri.startswith("sqlite:///"):
+            Path(location.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self.location = location
+        self.entities: Any = entities
+        self.client = MlflowClient(tracking_uri=location.tracking_uri, registry_uri=location.tracking_uri)
+
+    def open_run(self, experiment: str, name: str, fingerprint: str, tags: Mapping[str, str]) -> tuple[str, str]:
+        """Return (run id, experiment id) of the run with this fingerprint, made where there is none, set to RUNNING."""
+        experiment_id = self._open_experiment(experiment)
+        marks = {**{key: str(value)[:_TAG_LENGTH] for key, value in tags.items()}, FINGERPRINT: fingerprint}
+        found = self.client.search_runs(
+            [experiment_id], f"tags.`{FINGERPRINT}` = {_quoted(fingerprint)}", max_results=1
+        )
+        if found:
+            run_id: str = found[0].info.run_id
+            self.client.update_run(run_id, status="RUNNING", name=name)
+            self.client.log_batch(run_id, tags=[self.entities.RunTag(*item) for item in marks.items()])
+            return run_id, experiment_id
+        return self.client.create_run(experiment_id, tags=marks, run_name=name).info.run_id, experiment_id
+
+    def _open_experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            root = self.location.artifact_root
+            folder = None if root is None else (root / _FORBIDDEN.sub("_", name).replace("/", "_")).as_uri()
+            try:
+                return str(self.client.create_experiment(name, artifact_location=folder))
+            except Exception as error:
+                if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)  # another process was faster
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def check_run(self, run_id: str) -> None:
+        """Raise RunGone unless the tracker has the run."""
+        try:
+            run = self.client.get_run(run_id)
+        except Exception as error:
+            if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
+                raise RunGone(run_id) from None
+            raise
+        if run.info.lifecycle_stage == "deleted":
+            raise RunGone(run_id)
+
+    def log_recipe(self, run_id: str, recipe: Mapping[str, Any]) -> None:
+        """Store a recipe as parameters (those that the run lacks) and as the artifact recipe.yaml."""
+        known = self.client.get_run(run_id).data.params
+        params = [self.entities.Param(name, value) for name, value in flatten(recipe).items() if name not in known]
+        for start in range(0, len(params), _BATCH_PARAMS):
+            self.client.log_batch(run_id, params=params[start : start + _BATCH_PARAMS])
+        self.client.log_dict(run_id, dict(recipe), "recipe.yaml")
+
+    def log_dataset(
+        self, run_id: str, name: str, digest: str, source: str, facts: Mapping[str, Any], context: str
+    ) -> tuple[str, str]:
+        """Link a dataset to the run; returns the name and the digest under which MLflow has it."""
+        short = digest[:_DIGEST_LENGTH]
+        dataset = self.entities.Dataset(
+            name=name,
+            digest=short,
+            source_type="headrace",
+            source=json.dumps({"uri": source, "fingerprint": digest}),
+            profile=json.dumps(dict(facts)),
+        )
+        tag = self.entities.InputTag("mlflow.data.context", context)
+        self.client.log_inputs(run_id, [self.entities.DatasetInput(dataset, [tag])])
+        return name, short
+
+    def log_points(
+        self,
+        run_id: str,
+        points: Sequence[Point],
+        model_id: str | None = None,
+        dataset: Sequence[str] | None = None,
+    ) -> None:
+        """Send metrics, at most `BATCH_METRICS`, in one call; those of a model hang on it and on its dataset."""
+        name, digest = dataset if dataset and model_id else (None, None)
+        metrics = [
+            self.entities.Metric(
+                metric_name(point.name),
+                point.value,
+                point.timestamp_milliseconds,
+                point.step,
+                model_id=model_id,
+                dataset_name=name,
+                dataset_digest=digest,
+                run_id=run_id if model_id else None,
+            )
+            for point in points
+        ]
+        self.client.log_batch(run_id, metrics=metrics)
+
+    def steps(self, run_id: str, names: Iterable[str]) -> dict[str, set[int]]:
+        """The steps that the tracker has of each metric."""
+        return {
+            name: {metric.step for metric in self.client.get_metric_history(run_id, metric_name(name))}
+            for name in names
+        }
+
+    def log_checkpoint(
+        self,
+        run_id: str,
+        experiment_id: str,
+        checkpoint_dir: Path,
+        step: int,
+        fingerprint: str,
+        params: Mapping[str, Any],
+        by_reference: bool,
+    ) -> str:
+        """Store a checkpoint as a LoggedModel of type `checkpoint`, an output of the run; returns its id."""
+        condition = f"tags.`{FINGERPRINT}` = {_quoted(fingerprint)}"
+        found = self.client.search_logged_models([experiment_id], condition, max_results=1)
+        model = (
+            found[0]
+            if found
+            else self.client.create_logged_model(
+                experiment_id,
+                name=checkpoint_dir.name,
+                source_run_id=run_id,
+                tags={FINGERPRINT: fingerprint, "headrace.step": str(step)},
+                params=flatten(params),
+                model_type="checkpoint",
+            )
+        )
+        model_id: str = model.model_id
+        if str(model.status).rpartition(".")[2] != "READY":
+            with tempfile.TemporaryDirectory(prefix="headrace-model-") as folder:
+                build_model_folder(Path(folder), checkpoint_dir, model_id, run_id, by_reference)
+                self.client.log_model_artifacts(model_id, folder)
+            self.client.finalize_logged_model(model_id, "READY")
+        outputs = self.client.get_run(run_id).outputs
+        if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+            self.client.log_outputs(run_id, [self.entities.LoggedModelOutput(model_id, step)])
+        return model_id
+
+    def register(self, run_id: str, name: str, model_id: str, alias: str) -> str:
+        """Register a LoggedModel under a name, once, and let the alias point to it; returns the version."""
+        try:
+            self.client.get_registered_model(name)
+        except Exception as error:
+            if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self.client.create_registered_model(name)
+        source = f"models:/{model_id}"
+        versions = [version for version in self._versions(name) if version.source == source]
+        version = versions[0] if versions else self._create_version(run_id, name, model_id, source)
+        self.client.set_registered_model_alias(name, alias, str(version.version))
+        return str(version.version)
+
+    def _create_version(self, run_id: str, name: str, model_id: str, source: str) -> Any:
+        model = self.client.get_logged_model(model_id)
+        tags = {key: value for key, value in model.tags.items() if key.startswith("headrace.")}
+        version = self.client.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model_id)
+        # As mlflow.register_model does, so that the page of the model names its versions.
+        known = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
+        known.append({"name": name, "version": version.version})
+        self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(known)})
+        return version
+
+    def _versions(self, name: str) -> list[Any]:
+        versions: list[Any] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(f"name = {_quoted(name)}", page_token=token)
+            versions += page
+            token = page.token
+            if not token:
+                return versions
+
+    def log_file(self, run_id: str, path: Path, folder: str) -> None:
+        """Store a file among the artifacts of the run; one of the same name is replaced."""
+        self.client.log_artifact(run_id, str(path), folder or None)
+
+    def log_text(self, run_id: str, text: str, path: str) -> None:
+        """Store a text as an artifact of the run."""
+        self.client.log_text(run_id, text, path)
+
+    def finish(self, run_id: str, status: str) -> None:
+        """Set the run's end."""
+        self.client.set_terminated(run_id, status)
+
+
+def error_code(error: BaseException) -> str:
+    """The code of an MLflow error, or an empty string."""
+    return str(getattr(error, "error_code", ""))
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether to try again is useless: the tracker refused the request, or what it needs is not there."""
+    return error_code(error) in _REFUSED or isinstance(error, ValueError | TypeError | KeyError | FileNotFoundError)
+
+
+def metric_name(name: str) -> str:
+    """A metric's name with what MLflow does not allow replaced."""
+    return _FORBIDDEN.sub("_", name)[:_NAME_LENGTH]
+
+
+def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as flat parameters, `train.model.width`; lists as JSON, or by index where they hold objects.
+
+    Values longer than MLflow takes are cut and end in an ellipsis.
+    """
+    flat: dict[str, str] = {}
+    for key, value in document.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{name}.")
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        flat[metric_name(name)] = text if len(text) <= _PARAM_LENGTH else f"{text[: _PARAM_LENGTH - 1]}…"
+    return flat
+
+
+def _quoted(text: str) -> str:
+    if "'" in text:
+        raise ValueError(f"{text!r} holds a quotation mark, which MLflow's filters cannot express")
+    return f"'{text}'"
+
+
+def retry_delays(first: float = 1.0, longest: float = 60.0) -> Callable[[int], float]:
+    """Seconds to wait after the n-th failure in a row: doubled each time."""
+    return lambda failures: min(longest, first * 2 ** min(failures - 1, 20))
