@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -45,17 +45,15 @@ def run_stage(plan: Plan, name: str) -> Committed:
         publish({"stage": name, "state": "started", "done": done, "total": len(run.units)})
         if done:
             logger.info("%s: %d of %d units were done before and are kept", name, done, len(run.units))
-        with _followed(plan.recipe.name, name, len(run.units), done) as count:
-            _run_tasks(plan, stage, ref, pending, len(run.units), count)
+        with _followed(plan.recipe.name, name, len(run.units), done):
+            _run_tasks(plan, stage, ref, pending, len(run.units))
         committed = run.commit()
     publish({"stage": name, "state": "committed", **_facts(committed)})
     logger.info("%s: committed as %s: %s", name, ref.fingerprint, _sentence(_facts(committed)))
     return committed
 
 
-def _run_tasks(
-    plan: Plan, stage: Stage[Any], ref: StageRef, pending: Sequence[Unit], total: int, count: Callable[[UnitRecord], None]
-) -> None:
+def _run_tasks(plan: Plan, stage: Stage[Any], ref: StageRef, pending: Sequence[Unit], total: int) -> None:
     workers = plan.recipe.execution.workers
     workers = available_cores() if workers is None else workers
     futures = []
@@ -66,7 +64,8 @@ def _run_tasks(
     for future in futures:
         try:
             for record in future.result():
-                count(record)
+                # Heard of already where the task ran in this process, but not from a Dask or Ray worker.
+                publish({"stage": stage.name, "record": record})
         except Exception as error:
             failures.append(error)
     if failures:
@@ -96,7 +95,7 @@ def _run_units(stage: Stage[Any], ref: StageRef, units: list[Unit], workers: int
     finished = {record.unit for record in records}
     for record in run_units(stage, ref, [unit for unit in units if unit.index not in finished], workers):
         records.append(record)
-        publish({"stage": stage.name, "unit": record.name, "record": record})
+        publish({"stage": stage.name, "record": record})
         logger.info("%s: %s in %.1f s", stage.name, record.name, record.execution["seconds"])
     return records
 
@@ -124,13 +123,14 @@ def _label(stage: str, group: Sequence[Unit], total: int) -> str:
 
 
 @contextlib.contextmanager
-def _followed(recipe: str, name: str, total: int, done: int) -> Iterator[Callable[[UnitRecord], None]]:
-    """Keep a Prefect progress artifact true while a stage runs; yields what counts a finished unit."""
+def _followed(recipe: str, name: str, total: int, done: int) -> Iterator[None]:
+    """Keep a Prefect progress artifact true while a stage runs."""
     logger = get_run_logger()
     artifact: UUID = create_progress_artifact(
         progress=100.0 * done / max(total, 1), key=f"{recipe}-{name}", description=f"Progress of the stage {name}"
     )  # type: ignore[assignment]
-    state = {"done": done, "shown": time.monotonic()}
+    seen: set[int] = set()
+    state = {"shown": time.monotonic()}
 
     def show(progress: float, force: bool = False) -> None:
         now = time.monotonic()
@@ -138,16 +138,17 @@ def _followed(recipe: str, name: str, total: int, done: int) -> Iterator[Callabl
             state["shown"] = now
             update_progress_artifact(artifact, progress=min(progress, 100.0))
 
-    def count(record: UnitRecord) -> None:
-        state["done"] += 1
-        publish({"stage": name, "done": state["done"], "total": total, **_facts_of_counts(record.counts)})
-        show(100.0 * state["done"] / max(total, 1))
-
     def listen(event: Event) -> None:
         if event.get("stage") != name:
             return
         if "line" in event:
             logger.info("%s", event["line"])
+        elif "record" in event and event["record"].unit not in seen:
+            record: UnitRecord = event["record"]
+            seen.add(record.unit)
+            finished = done + len(seen)
+            publish({"stage": name, "done": finished, "total": total, **_facts_of_counts(record.counts)})
+            show(100.0 * finished / max(total, 1))
         elif event.get("event") == "progress":
             step, steps = event.get("step"), event.get("steps")
             if step and steps:
@@ -155,7 +156,7 @@ def _followed(recipe: str, name: str, total: int, done: int) -> Iterator[Callabl
             logger.info("%s: %s", name, _sentence({key: value for key, value in event.items() if _is_fact(key, value)}))
 
     with listening(listen):
-        yield count
+        yield
     show(100.0, force=True)
 
 

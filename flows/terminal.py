@@ -59,6 +59,8 @@ class TerminalProgress:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         with self._lock:
+            if "record" in event:
+                return
             if "line" in event:
                 self._say(f"{event['stage']}: {event['line']}")
             elif self._progress is not None:

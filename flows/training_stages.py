@@ -87,10 +87,12 @@ class Train(Stage[TrainConfig]):
         run_process(command, lambda event: publish({**event, "stage": self.name}), _log_line(self.name))
         result = json.loads((work / "result.json").read_text(encoding="utf-8"))
         for path in sorted((work / "checkpoints").glob("step-*/*")):
-            step = int(path.parent.name.removeprefix("step-"))
-            output.adopt("checkpoints", path, f"{path.parent.name}/{path.name}", step=step)
+            output.adopt("checkpoints", path, f"{path.parent.name}/{path.name}", step=_step_of(path.parent))
         output.adopt("metrics", work / "metrics.jsonl", "metrics.jsonl")
-        output.adopt("result", work / "result.json", "result.json", **result)
+        # Folders differ between workspaces; what the manifest keeps are the steps.
+        steps = {"steps": result["step"], "best_step": _step_of(Path(result["best_checkpoint"]))}
+        facts = {name: value for name, value in result.items() if name not in ("step", "checkpoint", "best_checkpoint")}
+        output.adopt("result", work / "result.json", "result.json", **steps, **facts)
 
     def run_config(self, tokens: Committed, output_dir: Path) -> TrainingRun:
         """Return the configuration of the training process over committed token shards."""
@@ -183,6 +185,10 @@ def checkpoint_folder(train: Committed, which: Literal["best", "final"] = "best"
         if file.attributes["step"] == step and file.path.endswith("model.safetensors"):
             return Path(file.path).parent
     raise StageError(f"the training at {train.path} holds no checkpoint of step {step}")
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _log_line(stage: str) -> Any:

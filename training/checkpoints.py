@@ -144,7 +144,7 @@ def save(
 
 
 def load_state(checkpoint_dir: str | Path) -> TrainerState:
-    """Read the trainer's state after checking size and sha256 of every file; raises CheckpointError if one is damaged."""
+    """Read the trainer's state after checking the size and sha256 of every file; raises CheckpointError if damaged."""
     folder = Path(checkpoint_dir)
     document = _read_json(folder / "trainer.json")
     try:

@@ -104,7 +104,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def expand_preset(value: Any) -> Any:
     """Turn `"gpt2"` or `{"preset": "gpt2", "context_length": 512}` into the plain fields of a ModelConfig.
 
-    Anything else passes through, so that it serves as a pydantic BeforeValidator. Raises ValueError for an unknown name.
+    Anything else passes through, so that it serves as a pydantic BeforeValidator. Raises ValueError for unknown names.
     """
     if isinstance(value, str):
         value = {"preset": value}
@@ -198,7 +198,7 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products; weights and optimiser state are float32. auto: bf16 on CUDA, fp32 on a CPU."""
     device_batch_size: int | None = None
-    """Sequences in one forward pass of one process; the rest of its share is accumulated. By default its whole share."""
+    """Sequences in one forward pass of one process; the rest of its share is accumulated. By default all at once."""
     threads: int = 0
     """CPU threads; 0 takes one for each core that the process may use. The last bits of a CPU run depend on it."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -89,7 +89,8 @@ def _diff_lines(text: str) -> list[str]:
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> list[dict[str, Any]]:
-    return connection.execute(sql, list(parameters)).to_arrow_table().to_pylist()
+    rows: list[dict[str, Any]] = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
+    return rows
 
 
 def _one(connection: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> dict[str, Any] | None:
@@ -102,12 +103,13 @@ def _find(connection: duckdb.DuckDBPyConnection, key: str) -> dict[str, Any]:
         connection,
         f"""
         WITH known AS (
-            SELECT id, source, locator, url FROM ingested
+            SELECT id, source, locator, url, false AS in_detail FROM ingested
             UNION ALL
-            SELECT DISTINCT id, source, NULL, NULL FROM ledger WHERE stage = 'ingest' AND action = 'dropped'),
+            SELECT id, source, NULL, NULL, starts_with(detail, $1 || ': ') FROM ledger
+            WHERE stage = 'ingest' AND action = 'dropped'),
         ranked AS (
             SELECT *, CASE WHEN id = $1 THEN 0 WHEN $2 AND starts_with(id, $1) THEN 1
-                WHEN url = $1 OR locator = $1 OR source || ' ' || locator = $1 THEN 2 END AS rank
+                WHEN url = $1 OR locator = $1 OR source || ' ' || locator = $1 OR in_detail THEN 2 END AS rank
             FROM known)
         SELECT * FROM ranked WHERE rank = (SELECT min(rank) FROM ranked) ORDER BY source, locator, id
         LIMIT {CANDIDATES + 1}

@@ -79,7 +79,11 @@ class RuleSet(StageConfig):
     @classmethod
     def _add_default_overrides(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("overrides", {}), dict):
-            return {**values, "overrides": {**cls.default_overrides, **values.get("overrides", {})}}
+            merged = {**cls.default_overrides, **values.get("overrides", {})}
+            for language, given in merged.items():
+                if isinstance(given, dict):
+                    merged[language] = {**cls.default_overrides.get(language, {}), **given}
+            return {**values, "overrides": merged}
         return values
 
     @model_validator(mode="after")

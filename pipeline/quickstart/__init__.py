@@ -4,6 +4,6 @@ carriers.toml says what is taken from where; carriers.py reads it, fetch.py down
 translations.py make text of documentation, layout.py and formats.py write the corpus, corpus.py keeps it in the cache.
 """
 
-from pipeline.quickstart.corpus import Quickstart, QuickstartError, ensure, lid_model_path, resolve
+from pipeline.quickstart.corpus import Quickstart, QuickstartError, ensure, find, lid_model_path, resolve
 
-__all__ = ["Quickstart", "QuickstartError", "ensure", "lid_model_path", "resolve"]
+__all__ = ["Quickstart", "QuickstartError", "ensure", "find", "lid_model_path", "resolve"]

@@ -22,13 +22,13 @@ _FORMATS = {
 }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.quickstart", description=__doc__)
     parser.add_argument("--cache", type=Path, help="cache folder (default: $HEADRACE_CACHE or ~/.cache/headrace)")
     started = time.perf_counter()
     try:
-        quickstart = ensure(parser.parse_args().cache, progress=lambda line: print(line, flush=True))
+        quickstart = ensure(parser.parse_args(arguments).cache, progress=lambda line: print(line, flush=True))
     except QuickstartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ try:
 except ImportError:  # Windows: two set-ups at once are still safe there, they only do the work twice
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Quickstart", "QuickstartError", "cache_folder", "ensure", "lid_model_path", "resolve"]
+__all__ = ["Quickstart", "QuickstartError", "cache_folder", "ensure", "find", "lid_model_path", "resolve"]
 
 SCHEME = "quickstart://"
 ROOM_BYTES = 150_000_000  # downloads and layout
@@ -58,7 +59,7 @@ def ensure(
     """
     carriers = load_carriers(carriers_file)
     cache = cache or cache_folder()
-    root = cache / "quickstart" / f"{carriers.digest}-{LAYOUT_VERSION}"
+    root = _layout_folder(cache, carriers)
     if found := _read_layout(root):
         return found
     try:
@@ -73,6 +74,11 @@ def ensure(
         ) from error
 
 
+def find() -> Quickstart | None:
+    """Return the corpus where the cache holds it, otherwise None; fetches nothing."""
+    return _read_layout(_layout_folder(cache_folder(), load_carriers(CARRIERS_FILE)))
+
+
 def resolve(path: str) -> Path:
     """Return the file that a path of a recipe means; `quickstart://warc/docs.warc.gz` lies in the corpus.
 
@@ -80,7 +86,7 @@ def resolve(path: str) -> Path:
     """
     if not path.startswith(SCHEME):
         return Path(path)
-    quickstart = ensure()
+    quickstart = ensure(progress=_to_stderr)
     inside = PurePosixPath(path.removeprefix(SCHEME))
     has = [file.path for file in quickstart.files]
     if not any(fnmatchcase(name, str(inside)) or name.startswith(f"{inside}/") for name in has):
@@ -91,7 +97,16 @@ def resolve(path: str) -> Path:
 
 def lid_model_path() -> Path:
     """Return fastText's language identification model, lid.176.ftz."""
-    return ensure().root / "models" / "lid.176.ftz"
+    return ensure(progress=_to_stderr).root / "models" / "lid.176.ftz"
+
+
+def _layout_folder(cache: Path, carriers: CarrierSet) -> Path:
+    return cache / "quickstart" / f"{carriers.digest}-{LAYOUT_VERSION}"
+
+
+def _to_stderr(line: str) -> None:
+    """Tell progress of a set-up that happens on first use, where standard output belongs to the caller."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _read_layout(root: Path) -> Quickstart | None:

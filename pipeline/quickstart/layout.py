@@ -119,15 +119,9 @@ def _read_catalogue(blank: Record, content: bytes) -> Iterable[Record]:
     return [replace(blank, content=text.encode(), url=f"{blank.url}{number}") for number, text in documents]
 
 
-def _recode_dump(content: bytes) -> bytes:
-    """Return a UTF-16 dump as MediaWiki writes it: UTF-8, bzip2."""
-    return bz2.compress(bz2.decompress(content).decode("utf-16").replace("\r\n", "\n").encode())
-
-
 _READERS: dict[str, Callable[[Record, bytes], Iterable[Record]]] = {
     "page": _whole(bytes),
     "copy": _whole(bytes),
-    "utf-16-dump": _whole(_recode_dump),
     "text": _whole(_from_text(str)),
     "markdown": _whole(_from_text(markdown_to_text)),
     "rst": _whole(_from_text(rst_to_text)),

@@ -13,8 +13,16 @@ from pipeline.store import StageRef
 def render(workspace: str, recipe: dict[str, Any], refs: Mapping[str, StageRef], title: str) -> str:
     """Return the report of a run as HTML.
 
-    `refs` are the places of the run's stages by name; a stage may be missing or unfinished, and its part of the page then
-    says so. Reads committed files only; the same files give the same page. `workspace` is where the run lies: no path
-    below it is shown in full.
+    `refs` are the places of the run's stages by name; a stage may be missing or unfinished, and its part of the page
+    then says so. Reads committed files only; the same files give the same page. Paths of the recipe that lie in the
+    workspace are shown relative to it.
     """
-    return page(collect(recipe, refs, title)).replace(f"{workspace.rstrip('/')}/", "")
+    return page(collect(_relative(recipe, f"{workspace.rstrip('/')}/"), refs, title))
+
+
+def _relative(value: Any, folder: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _relative(item, folder) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_relative(item, folder) for item in value]
+    return value.removeprefix(folder) if isinstance(value, str) else value

@@ -128,8 +128,9 @@ def histogram(data: Histogram, title: str, width: float = 270, height: float = 1
             part = max(height_in_all * failing / number, 1.2)
             shapes.append(el("rect", y=bottom - part, height=part, class_="gone", **place))
     shapes.append(el("line", x1=left, x2=right, y1=bottom + 0.5, y2=bottom + 0.5, class_="axis"))
-    for mark in log_ticks(data.edges[0], data.edges[-1]) if data.log else ticks(data.edges[0], data.edges[-1], 4):
-        at = x(mark)
+    marks = log_ticks(data.edges[0], data.edges[-1]) if data.log else ticks(data.edges[0], data.edges[-1], 4)
+    for mark in [mark for mark in marks if not data.whole or mark == int(mark)]:
+        at = x(mark + 0.5) if data.whole and not data.log else x(mark)  # a bin of one number has it in its middle
         anchor = "start" if at < 14 else "end" if at > width - 14 else "middle"
         shapes.append(el("line", x1=at, x2=at, y1=bottom, y2=bottom + 4, class_="axis"))
         shapes.append(el("text", axis(mark), x=at, y=bottom + 16, class_="tick", text_anchor=anchor))
@@ -227,7 +228,7 @@ def line_chart(
         shapes.append(el("text", x_format(mark), x=x(mark), y=bottom + 18, class_="tick", text_anchor="middle"))
     shapes.append(el("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
     if x_label:
-        shapes.append(el("text", x_label, x=right, y=height - 1, class_="tick", text_anchor="end"))
+        shapes.append(el("text", x_label, x=right + 8, y=bottom + 4, class_="tick"))
     labels: list[tuple[float, str, str]] = []
     for reference in references:
         at = y(reference.value)

@@ -59,12 +59,14 @@ def collect_corpus(stages: Mapping[str, StageFacts]) -> CorpusFacts:
             clusters_in_all=_rows(catalog, "SELECT count(*) FROM clusters")[0][0],
             similarities=[row[0] for row in _rows(catalog, _SIMILARITIES)],
             pair=Pair(texts[pair[0]], texts[pair[1]], *pair[2:]) if pair and set(pair[:2]) == set(texts) else None,
-            examples=[Example(*row[1:], excerpts[row[0]]) for row in examples if row[0] in excerpts],
+            examples=[_example(row, excerpts) for row in examples if row[0] in excerpts],
             rejected=[Rejected(*row) for row in _rows(catalog, _REJECTED)],
         )
 
 
-_READ = "SELECT source, read, bytes_in FROM funnel_by_source WHERE stage = 'ingest' AND read > 0 ORDER BY read DESC, source"
+_READ = """
+SELECT source, read, bytes_in FROM funnel_by_source WHERE stage = 'ingest' AND read > 0 ORDER BY read DESC, source
+"""
 
 _REMOVALS = """
 SELECT stage, action, rule, source, documents, bytes FROM rules ORDER BY stage, action, rule, source
@@ -82,7 +84,8 @@ _LANGUAGES = f"""
 WITH dropped AS (
     SELECT id, starts_with(rule, '{LANGUAGE_RULES}') AS by_language FROM ledger
     WHERE stage = 'filter' AND action = 'dropped'),
-judged AS (SELECT language, text_bytes, dropped.id IS NULL AS kept, by_language FROM signals LEFT JOIN dropped USING (id))
+judged AS (
+    SELECT language, text_bytes, dropped.id IS NULL AS kept, by_language FROM signals LEFT JOIN dropped USING (id))
 SELECT coalesce(language, ''), (count(*) FILTER (kept), coalesce(sum(text_bytes) FILTER (kept), 0)::BIGINT),
     (count(*) FILTER (by_language), coalesce(sum(text_bytes) FILTER (by_language), 0)::BIGINT),
     (count(*) FILTER (NOT by_language), coalesce(sum(text_bytes) FILTER (NOT by_language), 0)::BIGINT)
@@ -145,6 +148,11 @@ def _cluster(row: tuple[Any, ...], excerpts: Mapping[str, Excerpt]) -> Cluster:
     document = excerpts.get(twin)
     text, language = (document.text, document.language) if document else ("", "")
     return Cluster(twin, source, url, text, language, exact, near, least, size)
+
+
+def _example(row: tuple[Any, ...], excerpts: Mapping[str, Excerpt]) -> Example:
+    document, stage, rule, value, threshold = row
+    return Example(stage, rule, value, threshold, excerpts[document])
 
 
 def _excerpts(catalog: duckdb.DuckDBPyConnection, ids: Iterable[str], characters: int) -> dict[str, Excerpt]:

@@ -17,7 +17,10 @@ MOST_SHOWN = 420
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch: `same` in both, `gone` (in the first only), `new` (in the second only) or `skipped` (same, not shown)."""
+    """A stretch: `same` in both, `gone` (the first's only), `new` (the second's only), `skipped` (same, not shown).
+
+    The last one may be the `rest`, which is not shown either.
+    """
 
     kind: str
     text: str
@@ -60,7 +63,8 @@ def _common(words: list[str], first: bool, last: bool) -> list[Piece]:
 
 
 def _bounded(pieces: list[Piece]) -> list[Piece]:
-    shown, result = 0, []
+    shown = 0
+    result: list[Piece] = []
     for index, piece in enumerate(pieces):
         if piece.kind != "skipped":
             if shown + piece.words > MOST_SHOWN and result:

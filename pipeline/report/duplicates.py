@@ -57,11 +57,11 @@ def _similarities(facts: Facts, config: dict[str, Any]) -> Markup | None:
         el("b", "Jaccard similarity of the near duplicates"),
         el(
             "span",
-            f"share of {config.get('shingle_words', 5)}-word shingles that a removed document and its twin have in common",
+            f"share of {config.get('shingle_words', 5)}-word shingles that a removed document and its twin share",
             class_="sub",
         ),
     ]
-    return figure(histogram(data, "Jaccard similarity of near duplicates", 540, 120), caption, class_="medium")
+    return figure(histogram(data, "Jaccard similarity of near duplicates", 400, 120), caption, class_="medium")
 
 
 def _clusters(facts: Facts) -> Markup:
@@ -117,7 +117,7 @@ def _pair(pair: Pair) -> Markup:
             ": in the removed one only. ",
             el("ins", "underlined"),
             ": in the kept one only.",
-            class_="diff aside",
+            class_="marks aside",
         ),
         el("div", [_diff_piece(piece) for piece in pieces], class_="prose diff", dir="auto", lang=language or None),
     )

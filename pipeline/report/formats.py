@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 LANGUAGES = {
     "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish",
@@ -104,7 +105,7 @@ def plain(value: float | None) -> str:
 
 def words(name: str) -> str:
     """Return an identifier as words: `near_duplicate` is near duplicate."""
-    return name.replace("_", " ").replace("/", " / ").strip()
+    return re.sub(r"(\d)_gram", r"\1-gram", name).replace("_", " ").replace("/", " / ").strip()
 
 
 def enumeration(items: list[str]) -> str:

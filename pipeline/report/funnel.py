@@ -10,10 +10,11 @@ from pipeline.report.formats import count, percent, plain, short_count, size, wo
 from pipeline.report.headline import totals
 from pipeline.report.markup import Child, Markup, el
 from pipeline.report.river import Branch, Reach, river
-from pipeline.report.tables import Cell, Column, absent, corpus_text, key, section, table
+from pipeline.report.scales import fit
+from pipeline.report.tables import Cell, Column, absent, code, corpus_text, key, section, table
 
 MOST_BRANCHES = 10
-MOST_SOURCES = 8
+MOST_SOURCES = 12
 OTHERS = "others"
 
 
@@ -57,10 +58,12 @@ def rejected_section(facts: Facts) -> Markup | None:
         return None
     in_all = sum(removal.documents for removal in rejected)
     shown = facts.corpus.rejected
-    rows = [[corpus_text(row.source), el("code", row.rule), corpus_text(row.detail), size(row.bytes)] for row in shown]
+    rows = [[corpus_text(row.source), code(row.rule), corpus_text(row.detail), size(row.bytes)] for row in shown]
     columns = [Column("Source"), Column("What was wrong"), Column("Where and why"), Column("Bytes", "number")]
     more = f"The first {len(shown)} of {count(in_all)}." if in_all > len(shown) else ""
-    note = f"{count(in_all)} records or files could not be read. They never became documents, and nothing else was lost with them."
+    note = (
+        f"{count(in_all)} records or files could not be read. They never became documents; nothing else went with them."
+    )
     return section("rejected", "Rejected input", note, table(columns, rows, caption=more))
 
 
@@ -214,8 +217,7 @@ def _rules(facts: Facts) -> Markup:
         taken = sum(item.bytes for item in rules[name])
         rows.append(
             [
-                stage,
-                [el("code", rule), el("span", " (edited)", class_="sub") if action == "edited" else None],
+                [code(rule), el("span", f" {'edits, ' if action == 'edited' else ''}{stage}", class_="sub")],
                 Cell(count(documents), documents),
                 Cell(size(taken), taken),
                 *(
@@ -224,8 +226,8 @@ def _rules(facts: Facts) -> Markup:
                 ),
             ]
         )
-    columns = [Column("Stage", "name"), Column("Rule", "name"), Column("Documents", "number"), Column("Text", "number")]
-    columns += [Column(source, "heat", f"Documents of {source}") for source in sources]
+    columns = [Column("Rule"), Column("Documents", "number"), Column("Text", "number")]
+    columns += [Column(fit(source, 130, 12.5), "heat", f"Documents of {source}") for source in sources]
     caption = "A darker cell: a larger share of that source's documents. Edited documents stay, shortened."
     return table(columns, rows, caption=caption)
 
@@ -250,7 +252,7 @@ def _examples(facts: Facts) -> Markup | None:
         )
         rows.append(
             [
-                [el("code", example.rule), el("br"), el("span", measured, class_="sub")],
+                [code(example.rule), el("br"), el("span", measured, class_="sub")],
                 [
                     corpus_text(document.text, document.language, class_="excerpt"),
                     el("br"),

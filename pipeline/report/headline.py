@@ -167,7 +167,8 @@ def _model_sentence(facts: Facts) -> list[Child]:
     ]
     if score.baselines:
         gaps = [
-            f"{decimal(abs(value - score.loss), 2)} {'below' if value >= score.loss else 'above'} {_article(name)} {name} model"
+            f"{decimal(abs(value - score.loss), 2)} {'below' if value >= score.loss else 'above'} "
+            f"{_article(name)} {name} model"
             for name, value in score.baselines.items()
         ]
         sentence.append(f", {enumeration(gaps)} of the same tokens")
@@ -183,7 +184,9 @@ def _advice(curves: dict[str, Curve]) -> str:
         return ""
     best = min(range(len(validation.values)), key=lambda index: validation.values[index])
     if validation.values[-1] > validation.values[best] * 1.01:
-        return f"The loss was lowest at step {count(validation.steps[best])} and rose afterwards: it learnt its text by heart."
+        return (
+            f"The loss was lowest at step {count(validation.steps[best])} and rose again: it learnt its text by heart."
+        )
     tail = train.values[-max(1, len(train.values) // 10) :] if train else []
     if tail and validation.values[-1] - sum(tail) / len(tail) > 0.35:
         return "It lies well above the training loss: more text would help more than more steps."

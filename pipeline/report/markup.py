@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable
 
-VOID = {"br", "hr", "meta", "col", "link", "img", "input"}
+VOID = {"br", "hr", "meta", "col", "link", "img", "input", "wbr"}
 
 # What a page must not be given even when escaped: control characters, the bidirectional overrides that can make text
 # read as other than it is, and halves of surrogate pairs, which are not text and cannot be written as UTF-8.

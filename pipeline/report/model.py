@@ -25,7 +25,8 @@ def training_section(facts: Facts) -> Markup:
     """Return the loss curves beside the count models, and the small charts."""
     note = (
         "Nats a token. The thin line is each logged step, the line on it a moving average; the dots are held-out text. "
-        "Dashed: models that only count n-grams of the same training tokens."
+        "Dashed: models that only count n-grams of the same training tokens. The curve scores a sample of the "
+        "held-out text, the evaluation all of it."
     )
     curves = facts.model.curves
     if not facts.committed("train"):
@@ -48,7 +49,7 @@ def _loss(facts: Facts, narrow: bool) -> Markup:
     score = scores(facts)
     lines = []
     if train:
-        smoothed = smooth(train.values, max(2.0, len(train.values) / 40))
+        smoothed = smooth(train.values, max(1, len(train.values) // 30))
         lines.append(Line(train.points, "raw"))
         points = [(float(step), value) for step, value in zip(train.steps, smoothed, strict=True)]
         lines.append(Line(points, "train", f"training {decimal(smoothed[-1], 2)}"))

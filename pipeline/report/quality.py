@@ -11,6 +11,8 @@ from pipeline.report.markup import Child, Markup, el
 from pipeline.report.tables import Cell, Column, absent, figure, key, section, table
 
 MOST_LANGUAGES = 16
+ALWAYS = ("words", "mean_word_length", "hash_to_word_ratio", "duplicate_line_fraction", "stop_words")
+"""Signals that are shown even where their rules dropped nothing; another one is folded away then."""
 
 
 def language_section(facts: Facts) -> Markup:
@@ -88,7 +90,10 @@ def _bounded(languages: Sequence[Language]) -> list[Language]:
 
 
 def quality_section(facts: Facts) -> Markup:
-    """Return the histograms of the signals that the filter judges, with its thresholds."""
+    """Return the histograms of the signals that the filter judges, with its thresholds.
+
+    A document goes by the first rule that it fails: a signal may have some outside its limits and have dropped none.
+    """
     note = (
         "Measured once on every document that deduplication left; the filter only compares. A solid line is the limit, "
         "a dotted one holds for some languages, and what lies outside its own limit is coloured."
@@ -96,15 +101,13 @@ def quality_section(facts: Facts) -> Markup:
     if not facts.corpus.signals:
         reason = "The annotate or the filter stage has not finished, or found no documents."
         return section("quality", "Quality", note, absent(reason))
-    biting = [signal for signal in facts.corpus.signals if sum(signal.failing)]
-    quiet = [signal for signal in facts.corpus.signals if not sum(signal.failing)]
-    content: list[Child] = [el("div", [_signal(signal) for signal in biting], class_="small-multiples")]
-    if not biting:
-        content = [el("p", "Every document lies within every limit.")]
-    if quiet:
-        folded = el("div", [_signal(signal) for signal in quiet], class_="small-multiples")
-        label = f"{len(quiet)} more signals, of which no document lies outside the limits"
-        content.append(el("details", el("summary", label), folded) if biting else folded)
+    shown = [signal for signal in facts.corpus.signals if signal.dropped_first or signal.signal in ALWAYS]
+    folded = [signal for signal in facts.corpus.signals if signal not in shown]
+    content: list[Child] = [el("div", [_signal(signal) for signal in shown], class_="small-multiples")]
+    if folded:
+        label = f"{len(folded)} more signals, whose rules had nothing left to drop"
+        figures = el("div", [_signal(signal) for signal in folded], class_="small-multiples")
+        content.append(el("details", el("summary", label), figures) if shown else figures)
     return section("quality", "Quality", note, content)
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.report.charts import timeline
 from pipeline.report.facts import Facts, StageFacts
-from pipeline.report.formats import DASH, count, duration, short_count, size
+from pipeline.report.formats import DASH, count, duration, size
 from pipeline.report.headline import totals
 from pipeline.report.markup import Child, Markup, el
 from pipeline.report.tables import Cell, Column, absent, corpus_text, section, table
@@ -105,26 +105,20 @@ def _fingerprints(facts: Facts) -> Markup:
 
 
 def _sources(facts: Facts) -> Markup:
-    sources = _mapping(facts.recipe.get("ingest")).get("sources") or []
-    inputs = input_files(facts)
+    """Return the sources with the digests that ingest took; of a run without ingest, what the recipe says of them."""
+    ingest = facts.committed("ingest")
+    config = _mapping(ingest.manifest["config"] if ingest else facts.recipe.get("ingest"))
     rows: list[list[Child]] = []
-    for source in sources:
-        source = _mapping(source)
-        name = str(source.get("name", ""))
-        files = inputs.get(name, [])
-        paths = source.get("path") or ()
-        said = paths if isinstance(paths, str) else ", ".join(str(path) for path in paths)
-        where = _digests(files) if files else el("code", said)
+    for source in map(_mapping, config.get("sources") or []):
+        files = [_mapping(file) for file in source.get("files") or []]
+        in_all = sum(file.get("bytes") or 0 for file in files)
         rows.append(
             [
-                corpus_text(name),
+                corpus_text(str(source.get("name", ""))),
                 str(source.get("format", "")),
                 corpus_text(str(source.get("license") or "by document")),
-                Cell(
-                    size(sum(file.get("bytes", 0) for file in files)) if files else DASH,
-                    sum(file.get("bytes", 0) for file in files),
-                ),
-                where,
+                Cell(size(in_all) if files else DASH, in_all),
+                _digests(files),
             ]
         )
     if not rows:
@@ -139,30 +133,16 @@ def _sources(facts: Facts) -> Markup:
     return table(columns, rows, sortable=False)
 
 
-def _digests(files: list[dict[str, Any]]) -> Markup:
+def _digests(files: list[dict[str, Any]]) -> Markup | str:
+    if not files:
+        return DASH
     lines = [
-        el("div", el("code", str(file.get("path", ""))), " ", el("code", str(file.get("sha256", "")), class_="sub"))
+        el("div", el("code", str(file.get("name", ""))), " ", el("code", str(file.get("sha256", "")), class_="digest"))
         for file in files[:MOST_FILES]
     ]
     if len(files) > MOST_FILES:
         lines.append(el("div", f"and {count(len(files) - MOST_FILES)} more", class_="sub"))
-    if len(files) == 1:
-        return lines[0]
-    return el("details", el("summary", f"{short_count(len(files))} files"), lines)
-
-
-def input_files(facts: Facts) -> dict[str, list[dict[str, Any]]]:
-    """Return the input files of each source, as the manifest of ingest lists them with path, bytes and sha256."""
-    ingest = facts.committed("ingest")
-    if ingest is None:
-        return {}
-    config = _mapping(ingest.manifest["config"])
-    found: dict[str, list[dict[str, Any]]] = {}
-    for source in config.get("sources") or []:
-        source = _mapping(source)
-        files = [dict(file) for file in source.get("files") or [] if isinstance(file, Mapping)]
-        found[str(source.get("name", ""))] = files
-    return found
+    return lines[0] if len(files) == 1 else el("details", el("summary", f"{count(len(files))} files"), lines)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

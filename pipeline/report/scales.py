@@ -47,15 +47,13 @@ def log_ticks(low: float, high: float) -> list[float]:
     return inside if high < 1000 else [value for value in inside if value != 1.0]
 
 
-def smooth(values: Sequence[float], half_life: float) -> list[float]:
-    """Return the exponential moving average of a series without the bias of its start, as Adam corrects it."""
-    decay = 0.5 ** (1 / half_life) if half_life > 0 else 0.0
-    total = weight = 0.0
+def smooth(values: Sequence[float], reach: int) -> list[float]:
+    """Return the moving average over `reach` values at each side, fewer towards the ends: it does not lag behind."""
+    sums = list(itertools.accumulate(values, initial=0.0))
     result = []
-    for value in values:
-        total = decay * total + (1 - decay) * value
-        weight = decay * weight + (1 - decay)
-        result.append(total / weight)
+    for index in range(len(values)):
+        near = min(reach, index, len(values) - 1 - index)
+        result.append((sums[index + near + 1] - sums[index - near]) / (2 * near + 1))
     return result
 
 
@@ -72,7 +70,7 @@ def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, 
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart along a line so that they are `gap` apart, in their order, inside [low, high] where it has room."""
+    """Move labels along a line until they are `gap` apart, in their order, inside [low, high] where there is room."""
     order = sorted(range(len(positions)), key=lambda index: (positions[index], index))
     placed = [min(high, max(low, position)) for position in positions]
     for before, after in itertools.pairwise(order):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -37,22 +37,10 @@ class _Tally:
     measured: int = 0
 
 
-@dataclass
-class _Languages:
-    """Documents by language."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, column: pa.ChunkedArray) -> None:
-        for item in column.value_counts().to_pylist():
-            name = item["values"] or ""
-            self.counts[name] = self.counts.get(name, 0) + item["counts"]
-
-
 def signal_facts(stages: Mapping[str, StageFacts], dropped: Mapping[str, int]) -> list[SignalFacts]:
     """Return every signal that a rule of the filter judges, in the order of the rules.
 
-    `dropped` is the number of documents that went by each rule. Until both annotate and filter have finished there are none.
+    `dropped` is the number of documents that went by each rule. There are none until annotate and filter have finished.
     """
     annotate = stages["annotate"].committed if "annotate" in stages else None
     filtered = stages["filter"].committed if "filter" in stages else None
@@ -66,10 +54,11 @@ def signal_facts(stages: Mapping[str, StageFacts], dropped: Mapping[str, int]) -
     for name, (low, high) in extents.items():
         edges = bin_edges(name, low, high, [limit.threshold for limit in limits[name] if limit.threshold is not None])
         tallies[name] = _Tally(edges, np.zeros(len(edges) - 1, np.int64), np.zeros(len(edges) - 1, np.int64))
-    languages = _Languages()
+    languages: dict[str, int] = {}
     for file in files:
         table = file.table(["id", "language", *limits])
-        languages.add(table["language"])
+        for name, number in zip(*np.unique(table["language"].to_numpy(), return_counts=True), strict=True):
+            languages[name] = languages.get(name, 0) + int(number)
         _count(table, config, tallies)
     return [
         SignalFacts(
@@ -81,7 +70,7 @@ def signal_facts(stages: Mapping[str, StageFacts], dropped: Mapping[str, int]) -
             _is_logarithmic(name, tally.edges[-1]),
             tally.measured,
             limits[name],
-            dict(sorted(languages.counts.items())),
+            dict(sorted(languages.items())),
             sum(dropped.get(limit.rule, 0) for limit in limits[name]),
         )
         for name, tally in tallies.items()
@@ -98,7 +87,7 @@ def filter_limits(config: FilterConfig) -> dict[str, list[Limit]]:
     """Return the rules over each signal, in their order; those that are off for every language are left out."""
     found: dict[str, list[Limit]] = {}
     for rules in config.rule_sets():
-        others = {language: {rule.name: rule.threshold for rule in rules.rules(language)} for language in rules.overrides}
+        others = {name: {rule.name: rule.threshold for rule in rules.rules(name)} for name in rules.overrides}
         for rule in rules.rules():
             differing = {
                 language: thresholds[rule.name]
@@ -144,10 +133,7 @@ def bin_edges(name: str, low: float, high: float, thresholds: Sequence[float]) -
         if top <= LARGE_COUNT:
             return np.arange(low, top + 2)
         return np.unique(np.round(np.expm1(np.linspace(math.log1p(low), math.log1p(top + 1), LOG_BINS + 1))))
-    if thresholds:
-        top = max(min(high, 1.6 * max(thresholds)), 1.1 * max(thresholds))
-    else:
-        top = high
+    top = max(min(high, 1.6 * max(thresholds)), 1.1 * max(thresholds)) if thresholds else high
     if name.endswith(("_fraction", "_score")):
         top = min(top, 1.0)
     return np.linspace(low, top if top > low else low + 1.0, BINS + 1)
@@ -158,7 +144,7 @@ def _is_logarithmic(name: str, top: float) -> bool:
 
 
 def _count(table: pa.Table, config: FilterConfig, tallies: Mapping[str, _Tally]) -> None:
-    """Add a file's documents to the tallies: all that were measured, and those that fail a rule by their own threshold."""
+    """Add a file's documents to the tallies: all that were measured, and those beyond a threshold of their language."""
     failing: dict[str, NDArray[np.bool_]] = {}
     for evaluation in evaluate(config, table):
         failing[evaluation.signal] = failing.get(evaluation.signal, np.False_) | evaluation.failed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.markup import Child, Markup, el
+from pipeline.report.markup import Child, Markup, el, join
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,17 @@ def table(
     columns: Sequence[Column], rows: Iterable[Sequence[Child]], sortable: bool = True, caption: str = ""
 ) -> Markup:
     """Return a table in a frame that scrolls where the page is narrow."""
-    head = el("tr", [el("th", c.label, class_=c.kind, scope="col", title=c.title) for c in columns])
+    head = el("tr", [el("th", el("span", c.label), class_=c.kind, scope="col", title=c.title) for c in columns])
     body = [el("tr", [_cell(c, v) for c, v in zip(columns, row, strict=True)]) for row in rows]
-    return el(
-        "div",
-        el(
-            "table",
-            el("caption", caption) if caption else None,
-            el("thead", head),
-            el("tbody", body),
-            class_="sortable" if sortable and len(body) > 1 else None,
-        ),
-        class_="table",
-    )
+    sorts = "sortable" if sortable and len(body) > 1 else None
+    frame = el("div", el("table", el("thead", head), el("tbody", body), class_=sorts), class_="table")
+    return join([el("p", caption, class_="caption"), frame]) if caption else frame
+
+
+def code(name: str) -> Markup:
+    """Return a dotted name that may break behind its dots."""
+    first, *rest = name.split(".")
+    return el("code", first, [[".", el("wbr"), part] for part in rest])
 
 
 def _cell(column: Column, value: Child) -> Markup:
@@ -81,7 +79,7 @@ def absent(text: str) -> Markup:
 
 
 def corpus_text(text: str, language: str | None = None, tag: str = "span", class_: str | None = None) -> Markup:
-    """Return text of the corpus: isolated from the direction of the page, and marked with its language for its glyphs."""
+    """Return text of the corpus: apart from the direction of the page, and marked with its language for its glyphs."""
     return el(tag, text, dir="auto", lang=language or None, class_=class_)
 
 

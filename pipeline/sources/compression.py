@@ -1,8 +1,8 @@
 """Compressed files as chains of independent streams: where they begin, what they hold, what is broken in them.
 
-A gzip file is a chain of members, a zstd file of frames, a bzip2 or xz file of streams; here each is a *frame*. A byte of
-the content has a `Place`: the offset of its frame in the file and its offset inside that frame's output, so a place does
-not depend on where a reader began. An uncompressed file is one frame at offset 0.
+A gzip file is a chain of members, a zstd file of frames, a bzip2 or xz file of streams; here each is a *frame*. A byte
+of the content has a `Place`: the offset of its frame in the file and its offset inside that frame's output, so a place
+does not depend on where a reader began. An uncompressed file is one frame at offset 0.
 """
 
 from __future__ import annotations
@@ -158,13 +158,14 @@ def find_frames(raw: Raw, compression: Compression, targets: list[int]) -> list[
     """
     if compression == "zstd":
         return _pick(zstd.frame_starts(raw.view, raw.size), targets)
-    find = {"gzip": _find_gzip, "bzip2": _find_bzip2}.get(compression)
     found: list[int] = []
-    for target in targets if find else ():
+    for target in targets if compression in ("gzip", "bzip2") else ():
         if found and target <= found[-1]:
             continue
-        assert find is not None
-        start = find(raw, target, raw.size, _is_surely_gzip)
+        if compression == "gzip":
+            start = _find_gzip(raw, target, raw.size, _is_surely_gzip)
+        else:
+            start = _find_bzip2(raw, target, raw.size)
         if start is None:
             break
         found.append(start)
@@ -306,7 +307,7 @@ def _next_frame(raw: Raw, compression: Compression, broken: int, end: Place | No
     return found if found is not None or end is None else end.frame
 
 
-def _find_bzip2(raw: Raw, position: int, stop: int, _: object = None) -> int | None:
+def _find_bzip2(raw: Raw, position: int, stop: int) -> int | None:
     """Find a stream header: ten bytes that compressed data, which bzip2 never stores raw, holds with odds of 2^-70."""
     while (at := raw.find(_BZIP2, position + 4, stop + 4) - 4) >= 0:
         header = bytes(raw.view(at, 4))
@@ -334,9 +335,9 @@ def _is_probably_gzip(raw: Raw, position: int) -> bool:
 def _is_surely_gzip(raw: Raw, position: int) -> bool:
     """Whether a member begins here, and not a copy of one inside another member's data.
 
-    DEFLATE keeps incompressible data, such as a gzip file, as stored blocks of at most 65,535 bytes with a header between
-    them (RFC 1951, 3.2.4). So a chain of members with right checksums that is longer, or that ends with the file,
-    lies in no stored block.
+    DEFLATE keeps incompressible data, such as a gzip file, as stored blocks of at most 65,535 bytes with a header
+    between them (RFC 1951, 3.2.4). So a chain of members with right checksums that is longer, or that ends with the
+    file, lies in no stored block.
     """
     at = position
     while at < raw.size:

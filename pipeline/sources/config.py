@@ -20,11 +20,11 @@ class _Model(BaseModel):
 class HtmlConfig(_Model):
     """How HTML becomes text (formats `warc` and `html`)."""
 
-    main_content: bool = Field(True, description="Keep the main content only, without navigation and footers.")
-    alt_texts: bool = Field(False, description="Keep the alternative texts of images.")
-    links: bool = Field(False, description="Write link targets behind the link texts.")
-    list_bullets: bool = Field(True, description="Write bullets and numbers in front of list items.")
-    comments: bool = Field(False, description="Count comment sections of a page as its main content.")
+    main_content: bool = Field(default=True, description="Keep the main content only, without navigation and footers.")
+    alt_texts: bool = Field(default=False, description="Keep the alternative texts of images.")
+    links: bool = Field(default=False, description="Write link targets behind the link texts.")
+    list_bullets: bool = Field(default=True, description="Write bullets and numbers in front of list items.")
+    comments: bool = Field(default=False, description="Count comment sections of a page as its main content.")
 
 
 class SourceConfig(_Model):
@@ -36,23 +36,33 @@ class SourceConfig(_Model):
         description="A path, a folder, a glob, an fsspec URL, quickstart://NAME, or a list of these. "
         "Compression (gzip, bzip2, zstd, xz) is seen from the content."
     )
-    license: str | None = Field(None, description="Licence of every document, as an SPDX expression where there is one.")
-    language: str | None = Field(None, description="Language of every document (ISO 639 code), where it is known.")
+    license: str | None = Field(
+        default=None, description="Licence of every document, as an SPDX expression if it has one."
+    )
+    language: str | None = Field(
+        default=None, description="Language of every document (ISO 639 code), where it is known."
+    )
 
-    text_field: str = Field("text", min_length=1, description="jsonl, parquet: field with the text. a.b is b inside a.")
-    url_field: str | None = Field("url", description="jsonl, parquet: field with the address; it may be missing.")
-    date_field: str | None = Field("date", description="jsonl, parquet: field with the date; it may be missing.")
-    language_field: str | None = Field(None, description="jsonl, parquet: field that overrides `language`.")
-    license_field: str | None = Field(None, description="jsonl, parquet: field that overrides `license`.")
+    text_field: str = Field(
+        default="text", min_length=1, description="jsonl, parquet: field with the text. a.b is b inside a."
+    )
+    url_field: str | None = Field(
+        default="url", description="jsonl, parquet: field with the address; it may be missing."
+    )
+    date_field: str | None = Field(
+        default="date", description="jsonl, parquet: field with the date; it may be missing."
+    )
+    language_field: str | None = Field(default=None, description="jsonl, parquet: field that overrides `language`.")
+    license_field: str | None = Field(default=None, description="jsonl, parquet: field that overrides `license`.")
     metadata_fields: tuple[str, ...] = Field((), description="jsonl, parquet: further fields to keep as metadata.")
 
     delimiter: Literal["file", "paragraph", "line"] = Field(
-        "file", description="text: what a document is. Paragraphs are separated by blank lines."
+        default="file", description="text: what a document is. Paragraphs are separated by blank lines."
     )
     encoding: str | None = Field(
-        None, description="text: the encoding. By default UTF-8, or UTF-16 where the file begins with its mark."
+        default=None, description="text: the encoding. By default UTF-8, or UTF-16 where the file begins with its mark."
     )
-    html: HtmlConfig = Field(default_factory=HtmlConfig, description="warc, html: how pages become text.")
+    html: HtmlConfig = Field(HtmlConfig(), description="warc, html: how pages become text.")
 
     @field_validator("path", mode="before")
     @classmethod
@@ -99,36 +109,46 @@ class Limits(_Model):
     """Bounds for hostile or broken input; each bite is a ledger row."""
 
     max_document_bytes: int = Field(
-        16 * MIB, ge=1, description="Longest text (and HTML page) in bytes; longer ones are rejected as too_large."
+        default=16 * MIB,
+        ge=1,
+        description="Longest text (and HTML page) in bytes; longer ones are rejected as too_large.",
     )
     max_record_bytes: int = Field(
-        64 * MIB, ge=KIB, description="Longest record (JSON line, WARC record, XML page) that is held in memory."
+        default=64 * MIB,
+        ge=KIB,
+        description="Longest record (JSON line, WARC record, XML page) that is held in memory.",
     )
     max_decompressed_bytes: int = Field(
-        256 * GIB, ge=KIB, description="Most bytes out of one compressed stream (gzip member, zstd frame, bzip2 stream)."
+        default=256 * GIB,
+        ge=KIB,
+        description="Most bytes out of one compressed stream (gzip member, zstd frame, bzip2 stream).",
     )
     max_decompression_ratio: float = Field(
-        300.0,
+        default=300.0,
         gt=1,
         description="Most bytes out per byte in, looked at after 16 MiB of output. DEFLATE reaches 1,032 at most "
         "(zlib's technical notes); text seldom passes 20.",
     )
     max_html_depth: int = Field(
-        512, ge=16, description="Deepest nesting of HTML elements; 512 is where Blink, Chrome's parser, stops nesting."
+        default=512,
+        ge=16,
+        description="Deepest nesting of HTML elements; 512 is where Blink, Chrome's parser, stops nesting.",
     )
 
 
 class IngestConfig(StageConfig):
     """The ingest stage: sources, the size of a work unit, and limits."""
 
-    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)] = Field(description="What to read, in this order.")
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)] = Field(
+        description="What to read, in this order."
+    )
     unit_bytes: int = Field(
-        32 * MIB,
+        default=32 * MIB,
         ge=1,
         description="Input bytes, as stored, of one work unit and so of one output shard: "
         "large files are split near it, small files are grouped up to it.",
     )
-    limits: Limits = Field(default_factory=Limits, description="Bounds for hostile or broken input.")
+    limits: Limits = Field(Limits(), description="Bounds for hostile or broken input.")
 
     @field_validator("sources")
     @classmethod

@@ -13,6 +13,7 @@ from pipeline.sources.files import InputFile, open_input
 from pipeline.sources.records import Rejected
 
 SEARCHED = 4 * MIB
+BEGINNING = Place(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Part:
     path: str
     size: int
     compression: Compression = "none"
-    start: Place = Place(0, 0)
+    start: Place = BEGINNING
     end: Place | None = None
     weight: int = 0
     options: dict[str, Any] = field(default_factory=dict)
@@ -114,8 +115,22 @@ def open_pieces(part: Part, limits: Limits) -> Iterator[Piece | Damage]:
         yield from read_pieces(Raw(stream, part.size), part.compression, part.start, part.end, limits)
 
 
+def head(raw: Raw, compression: Compression, limits: Limits, length: int = 4, start: Place = BEGINNING) -> bytes:
+    """Return the first bytes of a file's content, or of it behind a place: `length` or more where there are so many."""
+    content = b""
+    for piece in read_pieces(raw, compression, start, None, limits):
+        if not isinstance(piece, Piece):
+            break
+        content += piece.data
+        if len(content) >= length:
+            break
+    return content
+
+
 Search = Callable[[bytes], int]
-"""Returns where in some content the first record surely begins (after its first byte), or -1 where more is needed."""
+"""Returns where in some content the first record surely begins, or -1 where more content is needed.
+
+The content begins with a frame, or in an uncompressed file one byte before where a record would do."""
 
 
 def split(

@@ -78,14 +78,12 @@ def _nothing(path: str, resolved: str, suffixes: Iterable[str]) -> str:
 def _local(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
     path = str(Path(path).expanduser().absolute())
     if Path(path).is_dir():
-        root, names = path, glob.glob("**/*", root_dir=path, recursive=True)
-        names = [name for name in names if name.lower().endswith(suffixes)]
+        root, names = path, [name for name in _glob("**/*", path) if name.lower().endswith(suffixes)]
     elif Path(path).is_file() or not MAGIC & set(path):
-        root, names = os.path.split(path)
-        names = [names] if Path(path).is_file() else []
+        root, names = str(Path(path).parent), [Path(path).name]
     else:
         root = _fixed_prefix(path)
-        names = glob.glob(os.path.relpath(path, root), root_dir=root, recursive=True)
+        names = _glob(os.path.relpath(path, root), root)
     files = []
     for name in sorted(set(names)):
         file = Path(root, name)
@@ -93,6 +91,10 @@ def _local(path: str, suffixes: tuple[str, ...]) -> list[InputFile]:
             status = file.stat()
             files.append(InputFile(_portable(name), str(file), status.st_size, str(status.st_mtime_ns)))
     return files
+
+
+def _glob(pattern: str, root: str) -> list[str]:
+    return glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 (Path.glob takes hidden files too)
 
 
 def _remote(url: str, suffixes: tuple[str, ...]) -> list[InputFile]:
@@ -138,11 +140,9 @@ def _with_unique_names(source: SourceConfig, files: list[InputFile]) -> list[Inp
     if len({file.name for file in files}) == len(files):
         return files
     try:
-        root = os.path.commonpath([os.path.dirname(file.path) for file in files])
+        root = os.path.commonpath([file.path.rpartition("/")[0] for file in files])
     except ValueError as error:
         raise ValueError(
             f"source {source.name!r}: files of different places have the same name; make two sources of them"
         ) from error
-    return [
-        InputFile(_portable(os.path.relpath(file.path, root)), file.path, file.size, file.stamp) for file in files
-    ]
+    return [InputFile(_portable(os.path.relpath(file.path, root)), file.path, file.size, file.stamp) for file in files]

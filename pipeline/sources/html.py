@@ -1,14 +1,15 @@
-"""HTML to plain text, by resiliparse: encoding, main content, title, language; and HTML files as a format of their own."""
+"""HTML to plain text, by resiliparse: encoding, main content, title, language; and HTML files as a format."""
 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
-from resiliparse.parse.html import DOMContext, HTMLTree, traverse_dom
+from resiliparse.parse.html import DOMContext, ElementNode, HTMLTree, traverse_dom
 
 from pipeline.sources.compression import Place, detect
 from pipeline.sources.config import HtmlConfig, Limits, SourceConfig
@@ -21,6 +22,10 @@ from pipeline.sources.records import Item, Record, Rejected, clean_text, metadat
 SUFFIXES = (".html", ".htm", ".xhtml")
 MAX_ATTRIBUTES = 1_000
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16le"), (codecs.BOM_UTF16_BE, "utf-16be"))
+# The mark behind each heading of generated documentation that links to itself.
+_PERMALINK = re.compile(
+    r"""<a\s[^<>]{0,300}\bclass=["']?(?:headerlink|header-anchor|anchor-link|anchor)\b[^<>]{0,300}>[^<>\n]{0,3}</a>"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def html_to_page(data: bytes, charset: str | None, config: HtmlConfig, limits: L
     depth, attributes = html_shape(html.encode("utf-8", "replace") if b"\0" in data[:64] else data)
     if attributes > MAX_ATTRIBUTES:
         raise NotText("html_too_many_attributes", "a tag of the page", float(attributes), float(MAX_ATTRIBUTES))
-    tree = HTMLTree.parse(html)
+    tree = HTMLTree.parse(_PERMALINK.sub("", html) if "headerlink" in html or "anchor" in html else html)
     if depth > limits.max_html_depth and _is_deeper(tree, limits.max_html_depth):
         raise NotText("html_too_deep", "elements nest deeper", float(depth), float(limits.max_html_depth))
     text = extract_plain_text(
@@ -70,7 +75,7 @@ def html_to_page(data: bytes, charset: str | None, config: HtmlConfig, limits: L
         links=config.links,
         comments=config.comments,
     )
-    root = tree.document.document_element
+    root = _root(tree)
     title = " ".join((tree.title or "").split())
     return Page(clean_text(text), title or None, (root.getattr("lang") or None) if root else None)
 
@@ -79,7 +84,7 @@ def decode_html(data: bytes, charset: str | None) -> str:
     """Return a page as text. What has no character in its encoding becomes U+FFFD.
 
     A byte-order mark decides, then the bytes themselves where they are UTF-8, which text of no other encoding is by
-    chance, then the server's charset, the page's own, and a guess. Where UTF-8 is broken in a few places only, it stays.
+    chance, then the server's charset, the page's own, and a guess. UTF-8 that is broken in a few places stays UTF-8.
     """
     for bom, encoding in _BOMS:
         if data.startswith(bom):
@@ -141,13 +146,19 @@ def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Item]:
     yield page_record(locator, page, source, limits, None, None)
 
 
+def _root(tree: HTMLTree) -> ElementNode | None:
+    return tree.document.document_element if tree.document else None
+
+
 def _is_deeper(tree: HTMLTree, depth: int) -> bool:
     def look(context: DOMContext) -> None:
         if context.depth > depth:
             raise _Deeper
 
     try:
-        traverse_dom(tree.document.document_element, look, elements_only=True)
+        root = _root(tree)
+        if root:
+            traverse_dom(root, look, elements_only=True)
     except _Deeper:
         return True
     return False

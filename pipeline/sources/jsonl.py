@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from pipeline.sources.compression import Place, detect
+from pipeline.sources.compression import detect
 from pipeline.sources.config import Limits, SourceConfig
-from pipeline.sources.content import Part, Raw, open_pieces, runs, split
+from pipeline.sources.content import BEGINNING, Part, Raw, head, open_pieces, parts_between, runs, split
 from pipeline.sources.fields import record_of
 from pipeline.sources.files import InputFile, open_input
 from pipeline.sources.lines import first_line, lines
@@ -18,6 +19,7 @@ from pipeline.sources.records import Item, Rejected
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 BOM = b"\xef\xbb\xbf"
+UTF16 = {"encoding": "utf-16"}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -26,18 +28,20 @@ def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits)
     with open_input(file.path) as stream:
         raw = Raw(stream, file.size)
         compression = detect(bytes(raw.view(0, 16)))
+        if head(raw, compression, limits).startswith(_UTF16):
+            return [replace(part, options=UTF16) for part in parts_between(file, compression, [BEGINNING])]
         return split(file, raw, compression, unit_bytes, first_line, limits)
 
 
 def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Item]:
     """Yield a record or a reason for each line that is not blank."""
+    if part.options == UTF16:
+        yield Rejected(part.locator(BEGINNING), "unknown_encoding", "UTF-16; JSON Lines are UTF-8 (RFC 8259, 8.1)")
+        return
     for run in runs(open_pieces(part, limits)):
         for offset, line in lines(run, limits.max_record_bytes):
             place = run.place(offset)
-            if place == Place(0, 0) and isinstance(line, bytes):
-                if line.startswith(_UTF16):
-                    yield Rejected(part.locator(place), "unknown_encoding", "UTF-16; JSON Lines are UTF-8 (RFC 8259)")
-                    return
+            if place == BEGINNING and isinstance(line, bytes):
                 line = line.removeprefix(BOM)
             if isinstance(line, int):
                 yield Rejected(

@@ -40,7 +40,7 @@ def html_shape(page: bytes) -> tuple[int, int]:
 @njit(nogil=True, cache=True)
 def _contains(sorted_values: NDArray[np.uint64], value: np.uint64) -> bool:
     index = np.searchsorted(sorted_values, value)
-    return index < sorted_values.size and sorted_values[index] == value
+    return bool(index < sorted_values.size and sorted_values[index] == value)
 
 
 @njit(nogil=True, cache=True)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipeline.sources.compression import Compression, Damage, Piece, Place, Raw, detect, read_pieces
+from pipeline.sources.compression import Compression, Damage, Piece, Place, Raw, detect
 from pipeline.sources.config import Limits, SourceConfig
-from pipeline.sources.content import Part, Run, open_pieces, runs, split
+from pipeline.sources.content import Part, Run, head, open_pieces, runs, split
 from pipeline.sources.fields import too_large
 from pipeline.sources.files import InputFile, open_input
 from pipeline.sources.lines import first_line, lines
@@ -67,12 +67,9 @@ def first_paragraph(content: bytes) -> int:
 
 
 def _encoding(raw: Raw, compression: Compression, source: SourceConfig, limits: Limits) -> str:
-    head = b""
-    for piece in read_pieces(raw, compression, Place(0, 0), None, limits):
-        head = piece.data[:4] if isinstance(piece, Piece) else b""
-        break
+    content = head(raw, compression, limits)
     for bom, encoding in _BOMS:
-        if head.startswith(bom):
+        if content.startswith(bom):
             return encoding
     return source.encoding or "utf-8"
 

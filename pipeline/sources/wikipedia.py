@@ -1,7 +1,7 @@
 """MediaWiki XML exports (https://www.mediawiki.org/wiki/Help:Export): the articles, as plain text.
 
-Inside an export `<` is always escaped in text, so `<page>` in the bytes is a page's beginning. Each page is parsed alone:
-a broken one costs itself, and entities of a document type cannot reach it.
+Inside an export `<` is always escaped in text, so `<page>` in the bytes is a page's beginning. Each page is parsed
+alone: a broken one costs itself, and entities of a document type cannot reach it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Pages:
     def pages(self, run: Run) -> Iterator[Item]:
         """Yield what each page of a run gives."""
         buffer, base, searched = bytearray(), 0, 0
-        inside = False
+        inside, longest = False, self.limits.max_record_bytes
         for piece in run:
             buffer += piece.data
             while True:
@@ -86,23 +86,27 @@ class _Pages:
                     if not inside:
                         break
                 end = buffer.find(self.end, max(len(self.begin), searched - len(self.end)))
-                following = buffer.find(self.begin, len(self.begin), end if end >= 0 else len(buffer))
-                if following >= 0:
-                    yield self._unclosed(run, base)
-                    cut = following
-                elif end >= 0:
-                    cut = end + len(self.end)
-                    yield self._page(run, base, bytes(buffer[:cut]))
-                elif len(buffer) > self.limits.max_record_bytes:
-                    yield self._too_large(run, base)
+                begun = max(len(self.begin), searched - len(self.begin))
+                following = buffer.find(self.begin, begun, end if end >= 0 else len(buffer))
+                cut = following if following >= 0 else end + len(self.end)
+                if following < 0 and end < 0:
+                    if len(buffer) <= longest + len(self.end):  # so that neither could still be within the limit
+                        searched = len(buffer)
+                        break
                     cut = len(buffer) - len(self.begin)
+                    yield self._too_large(run, base)
+                elif cut > longest:
+                    yield self._too_large(run, base)
+                elif following >= 0:
+                    yield self._unclosed(run, base)
                 else:
-                    searched = len(buffer)
-                    break
+                    yield self._page(run, base, bytes(buffer[:cut]))
                 del buffer[:cut]
                 base, inside = base + cut, False
         if inside and run.damage is None:
-            if self.part.end is not None:  # another page begins behind this part
+            if len(buffer) > longest:
+                yield self._too_large(run, base)
+            elif self.part.end is not None:  # another page begins behind this part
                 yield self._unclosed(run, base)
             else:
                 locator = self.part.locator(run.place(base))
@@ -119,8 +123,6 @@ class _Pages:
 
     def _page(self, run: Run, offset: int, data: bytes) -> Item:
         locator = self.part.locator(run.place(offset))
-        if len(data) > self.limits.max_record_bytes:
-            return self._too_large(run, offset)
         try:
             page = ET.fromstring(data if self.encoding == "utf-8" else data.decode(self.encoding))
         except UnicodeDecodeError as error:

@@ -21,19 +21,25 @@ _TOKEN = re.compile(
 _OPENS = frozenset(("{{", "{{{", "[[", "{|"))
 _CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|"}
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # The English names that work in every wiki, and older or second names that a dump's <siteinfo> does not list.
-FILES = frozenset(
-    ("file", "image", "media", "datei", "bild", "fichier", "archivo", "imagen", "immagine", "ficheiro", "imagem")
-    + ("bestand", "afbeelding", "plik", "grafika", "soubor", "fil", "файл", "изображение", "зображення")
-    + ("文件", "檔案", "图像", "圖像", "ファイル", "画像", "파일", "그림", "ملف", "صورة", "קובץ", "תמונה", "картинка")
+FILES = _words(
+    """file image media datei bild fichier archivo imagen immagine ficheiro imagem bestand afbeelding plik grafika
+    soubor fil файл изображение зображення картинка 文件 檔案 图像 圖像 ファイル 画像 파일 그림 ملف صورة קובץ תמונה"""
 )
-CATEGORIES = frozenset(
-    ("category", "kategorie", "catégorie", "categoría", "categoria", "categorie", "kategoria", "категория")
-    + ("категорія", "分类", "分類", "カテゴリ", "분류", "تصنيف", "קטגוריה", "kategori")
+CATEGORIES = _words(
+    """category kategorie catégorie categoría categoria categorie kategoria kategori категория категорія
+    分类 分類 カテゴリ 분류 تصنيف קטגוריה"""
 )
 _INTERLANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple)(?:-[a-z]{2,8}){0,3}", re.ASCII)
 
-_EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:|news:|//)[^\s\[\]]{0,2000}[ \t]*([^\[\]\n]{0,2000})\]", re.IGNORECASE)
+_EXTERNAL = re.compile(
+    r"\[(?:https?:|ftp:|mailto:|news:|//)[^\s\[\]]{0,2000}[ \t]*([^\[\]\n]{0,2000})\]", re.IGNORECASE
+)
 _BREAK = re.compile(r"<(?:br|hr|/p|p|/div|/li|/blockquote)\b[^<>]{0,200}>", re.IGNORECASE)
 _TAG = re.compile(r"</?[A-Za-z][^<>]{0,1000}>")
 _QUOTES = re.compile(r"'{2,5}")
@@ -44,9 +50,9 @@ _LEADING = re.compile(r"([(（])[ \t,;:、，；]{1,20}")
 _SPACES = re.compile(r"[ \t\xa0]{2,}")
 _LIST = re.compile(r"[*#:;]+[ \t]*")
 
-_WRAPPERS = frozenset("nowrap nobr small big smaller larger center centre quote blockquote cquote quotation em strong".split())
-
-_RANGES = frozenset("- – to and or by x × +/- ± to(-)".split())
+_WRAPPERS = _words("nowrap nobr small big smaller larger center centre quote blockquote cquote quotation em strong")
+_WRAPPERS |= _words("ill le 仮リンク")  # links to articles that exist in another language only
+_RANGES = _words("- – to and or by x × +/- ± to(-)")
 
 
 def plain_text(wikitext: str, files: Collection[str] = FILES, categories: Collection[str] = CATEGORIES) -> str:
@@ -161,7 +167,7 @@ def _link(content: str, files: Collection[str], categories: Collection[str]) -> 
 def _template(content: str) -> str:
     name, _, rest = content.partition("|")
     name = name.strip().lower().replace("_", " ")
-    if name in _WRAPPERS:
+    if name in _WRAPPERS or name.startswith("link-"):
         return _argument(rest, 0)
     if name in ("lang", "langx", "transl", "transliteration"):
         return _argument(rest, 1)
@@ -192,7 +198,7 @@ def _argument(arguments: str, index: int) -> str:
 
 
 def _variant(match: re.Match[str]) -> str:
-    """Return the first text of a Chinese language-variant rule, -{zh-hans:a;zh-hant:b}-; rules without text are hidden."""
+    """Return the first text of a Chinese language-variant rule, -{zh-hans:a;zh-hant:b}-; hidden rules have none."""
     flags, bar, rule = match.group(1).partition("|")
     if not bar:
         flags, rule = "", flags

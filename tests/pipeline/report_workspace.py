@@ -26,28 +26,28 @@ from pipeline.store import StageRef, Store
 from pipeline.tokens.stages import Tokenize, TokenizeConfig, TokenizerConfig, TrainTokenizer
 
 HOSTILE = "<script>document.title='taken'</script>"
-HOSTILE_SOURCE = "evil\"><img src=x onerror=alert(1)>"
+HOSTILE_SOURCE = 'evil"><img src=x onerror=alert(1)>'
 HOSTILE_URL = "javascript:alert('\"><svg onload=alert(2)>')"
 SOURCES = ("docs", "wiki", "reviews", HOSTILE_SOURCE)
 
-_EN = (
-    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which "
-    "one you were all her she there would their we him been has when who will no more if out so up said what its about "
-    "water channel wheel mill river stone gate flow level field house work time year city people history system library "
-    "function returns module object value table column session engine query result method default parameter class"
-).split()
+_TEXTS = {
+    "en": """the of and to in a is that for it as was with be by on not he his but at are this have from or had an they
+    which one you were all her she there would their we him been has when who will no more if out so up said what its
+    about water channel wheel mill river stone gate flow level field house work time year city people history system
+    library function returns module object value table column session engine query result method default""",
+    "es": """el la de que y en un ser se no haber por con su para como estar tener le lo todo pero más hacer o poder
+    decir este ir otro ese si me ya ver porque dar cuando muy sin vez mucho saber qué sobre mi alguno mismo también
+    hasta agua río""",
+}
+_WORDS = {language: text.split() for language, text in _TEXTS.items()}
 _ZH = "这本书很好我喜欢看内容不错作者写得也很有意思质量可以推荐给大家读起来非常舒服就是价格有点贵水车从河里引水到田里"
-_ES = (
-    "el la de que y en un ser se no haber por con su para como estar tener le lo todo pero más hacer o poder decir este "
-    "ir otro ese si me ya ver porque dar cuando muy sin vez mucho saber qué sobre mi alguno mismo también hasta agua río"
-).split()
 
 
 def sentence(chance: random.Random, language: str) -> str:
     """Return a sentence of a language's words."""
     if language == "zh":
         return "".join(chance.choice(_ZH) for _ in range(chance.randint(14, 34))) + "。"
-    words = _EN if language == "en" else _ES
+    words = _WORDS[language]
     picked = [words[min(len(words) - 1, int(chance.expovariate(1 / 22)))] for _ in range(chance.randint(7, 18))]
     return (" ".join(picked)).capitalize() + "."
 
@@ -90,9 +90,8 @@ def corpus(documents: int) -> dict[str, list[dict[str, Any]]]:
             texts.append((language, text))
         for number, (language, text) in enumerate(texts):
             url = HOSTILE_URL if source == HOSTILE_SOURCE else f"https://example.org/{source}/{number}.html"
-            rows[source].append(
-                {"text": text, "source": source, "locator": f"{source}.jsonl#{number}", "url": url, "language": language}
-            )
+            row = {"text": text, "source": source, "locator": f"{source}.jsonl#{number}", "url": url}
+            rows[source].append({**row, "language": language})
     return rows
 
 
@@ -110,8 +109,8 @@ class Ingest(Stage[IngestConfig]):
     version = 1
 
     def identity(self) -> Any:
-        files = [{"path": "docs.jsonl", "bytes": 1234, "sha256": "ab" * 32}]
-        sources = [{"name": source, "format": "jsonl", "files": files} for source in SOURCES]
+        files = [{"name": "docs.jsonl", "bytes": 1234, "sha256": "ab" * 32}]
+        sources = [{"name": source, "format": "jsonl", "license": "CC-BY-SA-4.0", "files": files} for source in SOURCES]
         return {**self.config.model_dump(), "sources": sources}
 
     def units(self) -> list[Unit]:

@@ -1,6 +1,6 @@
 """The Transformer trunk as a causal language model: pre-norm, RMSNorm, rotary positions, QK-norm.
 
-Shape suffixes: B sequences, T tokens, D residual width, H heads, K width of a head (D / H), F feed-forward, V vocabulary.
+Shape suffixes: B sequences, T tokens, D residual width, H heads, K head width (D / H), F feed-forward, V vocabulary.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+        """The stream (B, T, D) after this block."""
         x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), cos_TK, sin_TK))
         x_BTD = x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
         return x_BTD
@@ -114,6 +115,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+        """What each position gathers (B, T, D) from itself and those before it."""
         batch, tokens, width = x_BTD.shape
         qkv_3BHTK = self.qkv(x_BTD).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         q_BHTK, k_BHTK, v_BHTK = qkv_3BHTK.unbind(0)
@@ -137,6 +139,7 @@ class MLP(nn.Module):
         self.output = nn.Linear(config.hidden_width, config.width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """A function of each position alone (B, T, D)."""
         h_BTF = self.input(x_BTD)
         if self.activation == "swiglu":
             gate_BTF, value_BTF = h_BTF.chunk(2, dim=-1)

@@ -13,8 +13,8 @@ Kind = Literal["embedding", "input", "output", "head"]
 def small(kind: Kind, fan_in: int, layers: int) -> float:
     """Variance 1 / fan-in for what reads the stream, zero for what writes to it: every block starts as the identity.
 
-    Zero output matrices as in GPT-2 reimplementations after Zhang et al. 2019 (Fixup, section 3); the head starts small,
-    so that the first predictions are nearly uniform.
+    Zero output matrices as in GPT-2 reimplementations after Zhang et al. 2019 (Fixup, section 3); the head starts
+    small, so that the first predictions are nearly uniform.
     """
     return {"embedding": 0.7, "input": fan_in**-0.5, "output": 0.0, "head": 0.1 * fan_in**-0.5}[kind]
 

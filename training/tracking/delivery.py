@@ -46,15 +46,16 @@ class Delivery:
         self.save()
 
     def send_journal(self, journal: Path) -> None:
-        """Send what the journal holds beyond what was sent."""
+        """Send what the journal holds beyond what was sent; what is written in the meantime waits for the next call."""
+        size = journal.stat().st_size if journal.exists() else 0
         while True:
             before = Position(self.state.journal_offset, self.state.journal_tail)
             rows, after = read_lines(journal, before)
             if after == before:
                 return
-            found = [point for row in rows for point in points(row)]
             # Several lines of one step may carry different metrics, so what was sent is known by metric.
-            fresh = [point for point in found if point.step > self.state.sent.get(point.name, -1)]
+            found = {(point.name, point.step): point for row in reversed(rows) for point in points(row)}
+            fresh = [point for point in found.values() if point.step > self.state.sent.get(point.name, -1)]
             if self.state.in_flight:
                 arrived = self.tracker.steps(self._run_id, {point.name for point in fresh})
                 fresh = [point for point in fresh if point.step not in arrived[point.name]]
@@ -63,6 +64,8 @@ class Delivery:
             self.state.journal_offset, self.state.journal_tail = after.offset, after.tail
             self.state.in_flight = False
             self.save()
+            if after.offset >= size:
+                return
 
     def _send(self, batch: list[Point]) -> None:
         if not self.state.in_flight:
@@ -122,13 +125,10 @@ class Delivery:
         if metrics is None:
             linked = [point for point in known.values() if point.name.startswith("validation")]
         else:
-            stamp = max(
-                (point.timestamp_milliseconds for point in known.values()), default=int(path.stat().st_mtime * 1000)
-            )
-            linked = [
-                known[name] if name in known and known[name].value == value else Point(name, float(value), step, stamp)
-                for name, value in metrics.items()
-            ]
+            written = round(path.stat().st_mtime * 1000)
+            stamp = max((point.timestamp_milliseconds for point in known.values()), default=written)
+            given = [Point(name, float(value), step, stamp) for name, value in metrics.items()]
+            linked = [known[p.name] if p.name in known and known[p.name].value == p.value else p for p in given]
         self._link(linked, model_id)
         return model_id
 
@@ -164,5 +164,6 @@ class Delivery:
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line."""
     text = str(error).strip().splitlines()
     return text[0][:500] if text else type(error).__name__

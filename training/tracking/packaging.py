@@ -1,11 +1,11 @@
-"""A checkpoint as MLflow stores a model: a folder with an `MLmodel` file whose python_function flavour generates text."""
+"""A checkpoint as MLflow stores a model: a folder with an `MLmodel` file that says how to load and run it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from training.generation import SamplingConfig
+from training.sampling import SamplingConfig
 
 LOADER = "training.tracking.pyfunc"
 CHECKPOINT = "checkpoint"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from training.generation import Generator, SamplingConfig
+from training.generation import Generator
+from training.sampling import SamplingConfig
 from training.tracking.packaging import checkpoint_folder
 
 
@@ -16,7 +17,7 @@ class TextModel:
         self.generator = generator
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
-        """Continue each prompt (a string, a list of them, an array or a table of one column); returns the continuations.
+        """Continue each prompt: a string, a list of them, an array or a table of one column; returns the continuations.
 
         params: fields of `SamplingConfig`. Raises ValueError for an unknown one or an input that is no text.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from training.tracking.location import prepare_mlflow
 from training.tracking.packaging import checkpoint_folder
@@ -20,27 +21,38 @@ def resolve_model(uri: str, tracking_uri: str | None = None, destination: str | 
             f"{uri!r} is no model: expected models:/<name>@<alias>, models:/<name>/<version> or models:/<id>"
         )
     prepare_mlflow()
+    from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     target = None if destination is None else str(destination)
     try:
-        folder = download_artifacts(
-            artifact_uri=uri, dst_path=target, tracking_uri=tracking_uri, registry_uri=tracking_uri
-        )
-    except MlflowException as error:
+        # Not left to download_artifacts, which looks for aliases in the process's global tracking URI.
+        location = _artifact_location(client, uri.removeprefix("models:/"))
+        folder = download_artifacts(artifact_uri=location, dst_path=target, tracking_uri=tracking_uri)
+    except (MlflowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{uri}: not found in {tracking_uri}: {reason}{_known(uri, tracking_uri)}") from None
+        raise ValueError(f"{uri}: not found in {client.tracking_uri}: {reason}{_known(uri, client)}") from None
     return checkpoint_folder(folder)
 
 
-def _known(uri: str, tracking_uri: str | None) -> str:
+def _artifact_location(client: Any, name: str) -> str:
+    if "@" in name:
+        name, alias = name.rsplit("@", 1)
+        version = client.get_model_version_by_alias(name, alias).version
+    elif "/" in name:
+        name, version = name.rsplit("/", 1)
+    else:
+        return str(client.get_logged_model(name).artifact_location)
+    return str(client.get_model_version_download_uri(name, str(version)))
+
+
+def _known(uri: str, client: Any) -> str:
     """What a user may have meant: the aliases of the model, or the models."""
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     name = uri.removeprefix("models:/").partition("@")[0].partition("/")[0]
     try:
         models = {model.name: sorted(model.aliases) for model in client.search_registered_models(max_results=100)}

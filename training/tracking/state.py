@@ -1,4 +1,4 @@
-"""What the sender remembers: a small JSON file, replaced as a whole. The requests are a file of lines that only grows."""
+"""What the sender remembers: a small JSON file, replaced as a whole, beside a file of requests that only grows."""
 
 from __future__ import annotations
 

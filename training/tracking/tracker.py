@@ -1,4 +1,4 @@
-"""The MLflow calls that a run needs. Each looks before it writes, so that it may be repeated after a crash at any point."""
+"""The MLflow calls that a run needs. Each looks before it writes, so it may be repeated after a crash at any point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.tracking.journal import Point
-from training.tracking.location import Location, prepare_mlflow
+from training.tracking.location import Location, is_database, prepare_mlflow
 from training.tracking.packaging import build_model_folder
 
 FINGERPRINT = "headrace.fingerprint"
@@ -67,6 +67,7 @@ class Tracker:
                 if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                     raise
                 found = self.client.get_experiment_by_name(name)  # another process was faster
+                assert found is not None
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -148,8 +149,7 @@ class Tracker:
         by_reference: bool,
     ) -> str:
         """Store a checkpoint as a LoggedModel of type `checkpoint`, an output of the run; returns its id."""
-        condition = f"tags.`{FINGERPRINT}` = {_quoted(fingerprint)}"
-        found = self.client.search_logged_models([experiment_id], condition, max_results=1)
+        found = self.client.search_logged_models([experiment_id], _with_fingerprint(fingerprint), max_results=1)
         model = (
             found[0]
             if found
@@ -164,9 +164,13 @@ class Tracker:
         )
         model_id: str = model.model_id
         if str(model.status).rpartition(".")[2] != "READY":
-            with tempfile.TemporaryDirectory(prefix="headrace-model-") as folder:
-                build_model_folder(Path(folder), checkpoint_dir, model_id, run_id, by_reference)
-                self.client.log_model_artifacts(model_id, folder)
+            try:
+                with tempfile.TemporaryDirectory(prefix="headrace-model-") as folder:
+                    build_model_folder(Path(folder), checkpoint_dir, model_id, run_id, by_reference)
+                    self.client.log_model_artifacts(model_id, folder)
+            except FileNotFoundError:
+                self.client.finalize_logged_model(model_id, "FAILED")  # it was deleted while it was copied
+                raise
             self.client.finalize_logged_model(model_id, "READY")
         outputs = self.client.get_run(run_id).outputs
         if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
@@ -181,20 +185,22 @@ class Tracker:
             if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
                 raise
             self.client.create_registered_model(name)
-        source = f"models:/{model_id}"
-        versions = [version for version in self._versions(name) if version.source == source]
-        version = versions[0] if versions else self._create_version(run_id, name, model_id, source)
+        model = self.client.get_logged_model(model_id)
+        fingerprint = model.tags[FINGERPRINT]
+        versions = [version for version in self._versions(name) if version.tags.get(FINGERPRINT) == fingerprint]
+        version = versions[0] if versions else self._create_version(run_id, name, model)
         self.client.set_registered_model_alias(name, alias, str(version.version))
         return str(version.version)
 
-    def _create_version(self, run_id: str, name: str, model_id: str, source: str) -> Any:
-        model = self.client.get_logged_model(model_id)
+    def _create_version(self, run_id: str, name: str, model: Any) -> Any:
+        # For models:/<id> a database looks into the process's global tracking URI, which need not be this one.
+        source = model.artifact_location if is_database(self.location.tracking_uri) else f"models:/{model.model_id}"
         tags = {key: value for key, value in model.tags.items() if key.startswith("headrace.")}
-        version = self.client.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model_id)
+        version = self.client.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model.model_id)
         # As mlflow.register_model does, so that the page of the model names its versions.
         known = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
         known.append({"name": name, "version": version.version})
-        self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(known)})
+        self.client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": json.dumps(known)})
         return version
 
     def _versions(self, name: str) -> list[Any]:
@@ -251,6 +257,10 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         flat[metric_name(name)] = text if len(text) <= _PARAM_LENGTH else f"{text[: _PARAM_LENGTH - 1]}…"
     return flat
+
+
+def _with_fingerprint(fingerprint: str) -> str:
+    return f"tags.`{FINGERPRINT}` = {_quoted(fingerprint)}"
 
 
 def _quoted(text: str) -> str:

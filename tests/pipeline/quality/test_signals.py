@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.quality.c4 import C4Lines, _remove_lines, line_rules
+from pipeline.quality.gopher import UNSPACED_LANGUAGES
 from pipeline.quality.signals import SIGNALS, _count, measure
 from pipeline.quality.stopwords import STOP_WORDS
 from pipeline.text.records import scan_document
 from tests.pipeline.text import reference
 from tests.pipeline.text.strategies import arrays, texts
 
+SENTENCES = Path(__file__).parents[3] / "../shared/data/lid/lingua_sentences_75lang.jsonl.gz"
 LANGUAGES = ("en", "zh", "ja", "xx", None)
 RULES: tuple[dict[str, Any], ...] = (
     {},
@@ -119,6 +124,29 @@ def test_every_list_of_stop_words_is_found_and_long_enough(language: str):
     assert len(words) >= 8
     assert signals(" ".join(words), language)["stop_words"] == len(words)
     assert signals("zzz", language)["stop_words"] == 0
+
+
+@pytest.mark.skipif(not SENTENCES.is_file(), reason="the sentences of lingua are not on this machine")
+def test_passages_of_50_words_have_two_stop_words():
+    by_language: dict[str, list[str]] = {}
+    with gzip.open(SENTENCES, "rt", encoding="utf-8") as stream:
+        for row in map(json.loads, stream):
+            by_language.setdefault(row["lang"], []).append(row["text"])
+    languages = sorted({*by_language} & {*STOP_WORDS})
+    assert len(languages) > 20
+    for language in languages:
+        need = 80 if language in UNSPACED_LANGUAGES else 50
+        passages, words = [""], 0
+        for text in by_language[language]:
+            passages[-1] += f" {text}"
+            words += len(reference.words(text))
+            if words >= need:
+                passages.append("")
+                words = 0
+        passages.pop()
+        found = measure(pa.array(passages), [language] * len(passages), line_rules(C4Lines()))["stop_words"].to_pylist()
+        assert len(passages) > 50
+        assert np.mean([count >= 2 for count in found]) >= 0.98, language
 
 
 def test_the_published_english_stop_words():

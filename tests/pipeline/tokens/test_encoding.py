@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,10 @@ from pipeline.tokens.encoding import (
 from pipeline.tokens.tokenizer import PATTERNS, SPECIAL_TOKENS, train_tokenizer
 from tests.pipeline.tokens.corpus import make_documents
 
-# Text of any script, and text made of what the expressions look at.
+# Text of any script, and text made of what the expressions look at. Without unassigned code points: gigatoken knows the
+# letters of Unicode 17 and tokenizers does not yet.
 TEXT = st.one_of(
-    st.text(max_size=60),
+    st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=60),
     st.text(st.sampled_from("aZéß语हि๐٣5 \t\n\r\u00a0\u3000'’.,/!<|>_\u0301\u200d🙂"), max_size=60),
     st.lists(st.sampled_from(["'ll", "'RE", " don't", "12345", "\r\n\r\n", *SPECIAL_TOKENS, " "]), max_size=12).map(
         "".join
@@ -52,9 +54,11 @@ def test_gigatoken_gives_the_ids_of_tokenizers(encoders: dict, pattern: str, tex
 @pytest.mark.parametrize("pattern", list(PATTERNS))
 def test_every_code_point_is_encoded_alike(encoders: dict, pattern: str) -> None:
     fast, reference = encoders[pattern]
-    points = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    if int(unicodedata.unidata_version.split(".")[0]) > 16:
+        pytest.skip("this Python knows letters that tokenizers does not know yet")
+    points = [chr(c) for c in range(0x30000) if unicodedata.category(chr(c)) not in ("Cs", "Cn")]
     step = 1 if pattern == "o200k" else 16  # the default in full
-    texts = [f"a{points[i]} {points[i]}1{points[i]}\n" for i in range(0, 0x20000, step)]
+    texts = [f"a{point} {point}1{point}\n" for point in points[::step]]
     batch = pa.array(["".join(texts[i : i + 64]) for i in range(0, len(texts), 64)], pa.large_string())
     assert same(fast.encode(batch), reference.encode(batch))
 

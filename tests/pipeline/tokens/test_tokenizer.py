@@ -104,8 +104,10 @@ def test_decoding_gives_back_every_byte(texts: list[str], pattern: str) -> None:
 
 
 def test_a_small_text_gives_a_smaller_vocabulary() -> None:
-    _, facts = train_tokenizer(["ab ab ab"], 1000, "o200k")
-    assert facts.vocabulary_size == 256 + len(SPECIAL_TOKENS) + 2  # "ab", " ab"
+    _, facts = train_tokenizer(["ab ab xyz"], 1000, "o200k")
+    assert facts.vocabulary_size == 256 + len(SPECIAL_TOKENS) + 1  # "ab"
+    _, facts = train_tokenizer(["ab ab xyz"], 1000, "o200k", minimum_frequency=1)
+    assert facts.vocabulary_size == 256 + len(SPECIAL_TOKENS) + 5  # and " ab", "xy", "xyz", " xyz"
 
 
 def test_no_text_is_refused() -> None:

@@ -1,0 +1,236 @@
+"""The edge to MLflow: what a run tells it, when, and what is told to the user at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.plan import STAGES, Plan
+from flows.progress import publish
+from flows.training_stages import checkpoint_folder
+from pipeline.store import Committed, StageRef, read_json, write_bytes_atomically
+from training.tracking import Location, Sender, find_location, resolve_model
+
+SEND_SECONDS = 120.0
+_CLOSE_SECONDS = 10.0
+
+
+class TrackingPending(RuntimeError):
+    """The run is done, but MLflow could not be reached; everything is kept and the same command sends it later."""
+
+
+@contextlib.contextmanager
+def following(plan: Plan) -> Iterator[None]:
+    """Send the training's metrics to MLflow while it runs; a tracker that is down neither stops nor slows it."""
+    with _sender(plan) as sender:
+        _open_run(plan, sender)
+        try:
+            yield
+        except BaseException:
+            sender.finish("FAILED")
+            raise
+
+
+def register(plan: Plan, report: Path) -> dict[str, Any]:
+    """Tell MLflow all about a finished run and register its best checkpoint; returns what `summary` returns.
+
+    Raises TrackingPending where MLflow cannot be reached or refuses something.
+    """
+    train, evaluate = plan.refs["train"].committed(), plan.refs["evaluate"].committed()
+    results = _results(evaluate)
+    best = train.manifest["summary"]["best_step"]
+    with _sender(plan) as sender:
+        _open_run(plan, sender)
+        for step in sorted({file.attributes["step"] for file in train.files("checkpoints")}):
+            sender.log_checkpoint(_folder_of_step(train, step), step)
+        judged = results["checkpoint"]["step"]
+        sender.log_metrics(results["metrics"], judged, checkpoint_step=judged)
+        sender.log_samples(results["samples"], judged)
+        for path in (report, Path(evaluate.files("results")[0].path), _write_lineage(plan)):
+            sender.log_artifact(path)
+        sender.register_best(plan.recipe.model_name, best, plan.recipe.register_.alias)
+        sender.finish()
+        complete = sender.flush(SEND_SECONDS)
+        failures = sender.failures
+    if failures:
+        raise TrackingPending(f"MLflow at {_location(plan).tracking_uri} refused: {failures}")
+    if not complete:
+        raise TrackingPending(
+            f"the run is finished, but MLflow at {_location(plan).tracking_uri} could not be reached; what it has not got "
+            f"is kept in {_folder(plan)}: start the same command again to send it"
+        )
+    return summary(plan)
+
+
+def registered(plan: Plan) -> bool:
+    """Return whether MLflow has got everything about this run, as far as the files here tell."""
+    if not _folder(plan).is_dir():
+        return False
+    sender = Sender(_folder(plan), _location(plan))
+    return sender.result(_register_key(plan)) is not None and sender.is_done()
+
+
+def write_report(plan: Plan) -> Path:
+    """Write the report of a run as one HTML page and return its path."""
+    from pipeline.report import render
+
+    path = Path(plan.report_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = render(plan.workspace, plan.recipe.dump(), plan.refs, title=plan.recipe.name)
+    write_bytes_atomically(str(path), page.encode())
+    return path
+
+
+def summary(plan: Plan) -> dict[str, Any]:
+    """Return the main facts of a finished run as JSON values."""
+    train = plan.refs["train"].committed()
+    results = _results(plan.refs["evaluate"].committed())
+    tokens = plan.refs["tokenize"].committed().counts
+    losses = {name: scores["overall"]["loss"] for name, scores in results["perplexity"].items()}
+    sender = Sender(_folder(plan), _location(plan))
+    return {
+        "recipe": plan.recipe.name,
+        "workspace": plan.workspace,
+        "documents_read": plan.refs["ingest"].committed().counts["read"],
+        "documents_kept": plan.refs["filter"].committed().counts["kept"],
+        "tokens": tokens.get("tokens", 0),
+        "steps": train.manifest["summary"]["steps"],
+        "validation_loss": losses,
+        "bits_per_byte": results["perplexity"]["model"]["overall"]["bits_per_byte"],
+        "minimal_pairs": {name: item["overall"] for name, item in results["minimal_pairs"].items()},
+        "model": f"models:/{plan.recipe.model_name}@{plan.recipe.register_.alias}",
+        "model_version": sender.result(_register_key(plan)),
+        "mlflow_run": sender.run_id,
+        "mlflow": _location(plan).tracking_uri,
+        "report": plan.report_path,
+    }
+
+
+def closing_lines(plan: Plan) -> list[str]:
+    """Return what a person wants to read at the end of a run: the result, and where to look."""
+    facts = summary(plan)
+    losses = ", ".join(f"{'' if name == 'model' else name + ' '}{loss:.3f}" for name, loss in facts["validation_loss"].items())
+    workspace = Path(facts["workspace"])
+    shown = workspace.relative_to(Path.cwd()) if workspace.is_relative_to(Path.cwd()) else workspace
+    option = "" if str(shown) == "workspace" else f" --workspace {shown}"
+    return [
+        f"[bold]{facts['documents_kept']:,}[/] of {facts['documents_read']:,} documents kept, "
+        f"[bold]{facts['tokens']:,}[/] tokens, validation loss [bold]{losses}[/] nats per token, "
+        f"{facts['bits_per_byte']:.3f} bits per byte",
+        f"  report     {facts['report']}",
+        f"  corpus     headrace funnel{option}",
+        f"  model      headrace generate 'The river'{option}    ({facts['model']})",
+        *([f"  MLflow     mlflow ui --backend-store-uri {facts['mlflow']}"] if facts["mlflow"].startswith("sqlite") else
+          [f"  MLflow     {facts['mlflow']}"]),
+        "  Prefect    prefect server start",
+    ]
+
+
+def summary_markdown(plan: Plan, facts: dict[str, Any]) -> str:
+    """Return the main facts of a run as a Prefect markdown artifact."""
+    rows = [
+        ("documents kept", f"{facts['documents_kept']:,} of {facts['documents_read']:,}"),
+        ("tokens", f"{facts['tokens']:,}"),
+        *((f"validation loss, {name}", f"{loss:.4f}") for name, loss in facts["validation_loss"].items()),
+        ("bits per byte", f"{facts['bits_per_byte']:.4f}"),
+        ("model", f"`{facts['model']}` (version {facts['model_version']})"),
+        ("report", f"`{facts['report']}`"),
+        ("MLflow run", f"`{facts['mlflow_run']}` at `{facts['mlflow']}`"),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"# {plan.recipe.name}\n\n| | |\n|---|---|\n{table}\n"
+
+
+def find_checkpoint(model: str | None, workspace: str) -> Path:
+    """Return the checkpoint folder that a user names: `models:/...`, a folder, or by default the workspace's best.
+
+    Raises ValueError saying what is missing.
+    """
+    if model is not None and model.startswith("models:/"):
+        return resolve_model(model, find_location(workspace).tracking_uri)
+    if model is not None:
+        if not Path(model, "model.safetensors").is_file():
+            raise ValueError(f"{model} is no checkpoint folder: it holds no model.safetensors")
+        return Path(model)
+    records = sorted(Path(workspace).glob("runs/*.json"), key=lambda path: read_json(str(path))["updated"])
+    for path in reversed(records):
+        stage = read_json(str(path))["stages"]["train"]
+        ref = StageRef("train", stage, str(Path(workspace, "store", "train", stage).resolve()))
+        if ref.is_committed:
+            return checkpoint_folder(ref.committed())
+    raise ValueError(f"{workspace} holds no trained model yet; run headrace run first, or name one with --model")
+
+
+def _open_run(plan: Plan, sender: Sender) -> None:
+    tokens = plan.refs["tokenize"].committed()
+    sender.start_run(
+        plan.recipe.register_.experiment,
+        plan.recipe.name,
+        plan.recipe.dump(),
+        fingerprint=plan.refs["train"].fingerprint,
+        tags={f"headrace.stage.{name}": ref.fingerprint for name, ref in plan.refs.items()},
+        wait_seconds=0.0,
+    )
+    sender.log_dataset(
+        plan.recipe.name,
+        tokens.fingerprint,
+        tokens.path,
+        documents=tokens.counts["kept"],
+        text_bytes=tokens.counts["bytes_out"],
+        tokens=tokens.counts["tokens"],
+    )
+
+
+@contextlib.contextmanager
+def _sender(plan: Plan) -> Iterator[Sender]:
+    # The sender's own words reach whoever watches the run.
+    handler = _PublishHandler()
+    logger = logging.getLogger("training.tracking")
+    logger.addHandler(handler)
+    sender = Sender(_folder(plan), _location(plan), Path(plan.refs["train"].path, "work", "metrics.jsonl"))
+    try:
+        with sender:
+            yield sender
+            sender.close(_CLOSE_SECONDS)
+    finally:
+        logger.removeHandler(handler)
+
+
+class _PublishHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        publish({"stage": "tracking", "line": record.getMessage()})
+
+
+def _write_lineage(plan: Plan) -> Path:
+    """Write which stages, versions, inputs and files made the model, from its shards back to its sources."""
+    stages = {name: plan.refs[name].committed().manifest for name in STAGES}
+    path = _folder(plan) / "lineage.json"
+    write_bytes_atomically(str(path), json.dumps(stages, indent=1, sort_keys=True, ensure_ascii=False).encode())
+    return path
+
+
+def _folder_of_step(train: Committed, step: int) -> Path:
+    for file in train.files("checkpoints"):
+        if file.attributes["step"] == step:
+            return Path(file.path).parent
+    raise AssertionError(step)
+
+
+def _results(evaluate: Committed) -> dict[str, Any]:
+    return read_json(evaluate.files("results")[0].path)
+
+
+def _register_key(plan: Plan) -> str:
+    return f"register {plan.recipe.model_name} {plan.recipe.register_.alias}"
+
+
+def _folder(plan: Plan) -> Path:
+    return Path(plan.workspace, "tracking", plan.refs["train"].fingerprint)
+
+
+def _location(plan: Plan) -> Location:
+    return find_location(plan.workspace)

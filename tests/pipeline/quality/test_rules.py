@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from pipeline.quality.c4 import C4
+from pipeline.quality.gopher import UNSPACED_LANGUAGES, GopherQuality, GopherRepetition
+from pipeline.quality.language import LanguageRules
+from pipeline.quality.rules import RuleSet, first_failure
+from pipeline.quality.signals import SIGNALS
+
+SETS: tuple[type[RuleSet], ...] = (LanguageRules, GopherQuality, GopherRepetition, C4)
+
+
+def thresholds(rules: RuleSet, language: str = "") -> dict[str, float | None]:
+    return {rule.name.partition(".")[2]: rule.threshold for rule in rules.rules(language)}
+
+
+def test_published_thresholds():
+    assert thresholds(GopherQuality()) == {
+        "minimum_words": 50,
+        "maximum_words": 100_000,
+        "minimum_mean_word_length": 3,
+        "maximum_mean_word_length": 10,
+        "maximum_hash_to_word_ratio": 0.1,
+        "maximum_ellipsis_to_word_ratio": 0.1,
+        "maximum_bullet_line_fraction": 0.9,
+        "maximum_ellipsis_line_fraction": 0.3,
+        "minimum_alphabetic_word_fraction": 0.8,
+        "minimum_stop_words": 2,
+    }
+    table_a1 = [0.30, 0.30, 0.20, 0.20, 0.20, 0.18, 0.16, 0.15, 0.14, 0.13, 0.12, 0.11, 0.10]
+    assert [*thresholds(GopherRepetition()).values()] == table_a1
+    assert [*thresholds(C4()).values()] == [0, 0, 1, 3]
+
+
+@pytest.mark.parametrize("rules", SETS)
+def test_every_rule_names_a_signal_its_config_field_and_its_source(rules: type[RuleSet]):
+    signals = {signal.name for signal in SIGNALS} | {"language_score"}
+    for rule in rules().rules():
+        prefix, _, field = rule.name.partition(".")
+        assert prefix == rules.prefix
+        assert rule.signal in signals
+        assert field.startswith(rule.bound)
+        assert rule.source in str(rules.model_fields[field].description)
+
+
+@pytest.mark.parametrize("rules", SETS)
+def test_a_config_survives_json(rules: type[RuleSet]):
+    assert rules.model_validate_json(rules().model_dump_json()) == rules()
+
+
+def test_overrides_of_unspaced_languages_are_defaults_that_a_recipe_replaces():
+    rules = GopherQuality()
+    for language in UNSPACED_LANGUAGES:
+        assert thresholds(rules, language)["minimum_mean_word_length"] is None
+        assert thresholds(rules, language)["maximum_hash_to_word_ratio"] == 0.1
+    changed = GopherQuality(overrides={"zh": {}, "de": {"maximum_mean_word_length": 12}})
+    assert thresholds(changed, "zh") == thresholds(changed, "en")
+    assert thresholds(changed, "de")["maximum_mean_word_length"] == 12
+    assert thresholds(changed, "ja")["minimum_mean_word_length"] is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"minimum_word": 3}, "minimum_word"),
+        ({"minimum_words": -1}, "greater than or equal to 0"),
+        ({"minimum_words": math.nan}, "finite"),
+        ({"maximum_bullet_line_fraction": 90}, "less than or equal to 1"),
+        ({"overrides": {"zh": {"minimum_word": 3}}}, "no threshold 'minimum_word'; allowed: minimum_words"),
+        ({"overrides": {"zh": {"maximum_bullet_line_fraction": 2}}}, "from 0 to 1"),
+        ({"overrides": {"zh": 3}}, "overrides.zh"),
+        ({"overrides": [1]}, "overrides"),
+        ({"minimum_words": 200_000}, "above gopher_quality.maximum_words"),
+        ({"overrides": {"zh": {"minimum_words": 200_000}}}, "for language 'zh'"),
+    ],
+)
+def test_wrong_thresholds_are_refused(values: dict[str, Any], message: str):
+    with pytest.raises(ValidationError, match=message):
+        GopherQuality(**values)
+
+
+def signals(**columns: list[Any]) -> pa.Table:
+    length = max(map(len, columns.values()))
+    names = [signal.name for signal in SIGNALS]
+    defaults: dict[str, Any] = {name: pa.nulls(length, pa.float64()) for name in names}
+    return pa.table({"language": ["en"] * length, "language_score": [1.0] * length, **defaults, **columns})
+
+
+def test_values_at_the_threshold_pass_nulls_do_not_apply_and_languages_have_their_own():
+    table = signals(words=[50, 49, 80, 79, None], language=["en", "en", "zh", "zh", "en"])
+    found = {item.rule: item for item in GopherQuality().evaluate(table)}
+    words = found["gopher_quality.minimum_words"]
+    assert words.failed.tolist() == [False, True, False, True, False]
+    assert words.thresholds.tolist() == [50, 50, 80, 80, 50]
+    assert np.isnan(words.values[4])
+    mean = found["gopher_quality.minimum_mean_word_length"]
+    assert np.isnan(mean.thresholds).tolist() == [False, False, True, True, False]
+
+
+def test_the_first_failing_rule_decides():
+    table = signals(words=[10, 60, 60, 60], mean_word_length=[1.0, 1.0, 20.0, 5.0])
+    evaluations = GopherQuality().evaluate(table)
+    assert first_failure(evaluations, 4).tolist() == [0, 2, 3, -1]
+    assert first_failure([], 2).tolist() == [-1, -1]
+
+
+def test_empty_and_chunked_signals():
+    assert [item.failed.tolist() for item in GopherQuality().evaluate(signals(words=[1])[:0])] == [[]] * 10
+    chunked = pa.concat_tables([signals(words=[10]), signals(words=[50.0]).cast(signals(words=[10]).schema)])
+    assert GopherQuality().evaluate(chunked)[0].failed.tolist() == [True, False]
+
+
+def test_a_missing_signal_is_named():
+    with pytest.raises(ValueError, match="'words'.*annotate"):
+        GopherQuality().evaluate(signals(words=[1]).drop_columns(["words"]))
+
+
+def test_language_rules():
+    table = signals(language=["en", "fr", "zh", "en"], language_score=[0.9, 0.99, 0.5, 0.6])
+    rules = LanguageRules(allowed=["en", "zh"], overrides={"zh": {"minimum_score": 0.4}})
+    allowed, score = rules.evaluate(table)
+    assert allowed.rule == "language.allowed"
+    assert allowed.failed.tolist() == [False, True, False, False]
+    assert score.failed.tolist() == [False, False, False, True]
+    assert not LanguageRules().evaluate(table)[0].failed.any()
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        LanguageRules(allowed=[])
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        LanguageRules(minimum_score=65)

@@ -1,0 +1,39 @@
+"""What happens beside the training step: measuring, evaluating, keeping the journal, checkpointing, reporting.
+
+A callback sees the trainer after each step and a row of metrics, which it may fill or read; so their order matters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.trainer import Trainer
+
+Row = dict[str, float]
+"""Metrics measured at one step, by name; empty at most steps."""
+
+
+class Callback:
+    """Does nothing; subclasses override what they need. `name` is the key of its state in a checkpoint."""
+
+    name = ""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step, after a resume."""
+
+    def on_step_start(self, trainer: Trainer) -> None:
+        """Before a step; `trainer.step` steps are done."""
+
+    def on_step_end(self, trainer: Trainer, row: Row) -> None:
+        """After a step; `trainer.step` counts it."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """After the last step."""
+
+    def state(self) -> dict[str, Any]:
+        """JSON to keep in a checkpoint, so that a resumed run measures what an undisturbed one would."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""

@@ -1,0 +1,34 @@
+"""Pretraining tasks. The trainer knows none of them: it hands a batch to an objective and gets a loss back."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from training.config import ObjectiveConfig
+from training.models.gpt import GPT
+from training.objectives.causal import CausalObjective
+
+Batch = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """A task: how a batch is prepared, what its loss is, and what is measured in evaluation."""
+
+    def prepare(self, windows: Tensor) -> Batch:
+        """Make a batch from token windows (B, T + 1) int64; `training.loader.PADDING` fills the end of a short one."""
+        ...
+
+    def loss(self, model: GPT, batch: Batch) -> Tensor:
+        """Mean loss of the batch, a scalar with a gradient."""
+        ...
+
+    def evaluate(self, model: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed loss and number of predictions of each sequence: two tensors (B,), float64 and int64."""
+        ...
+
+
+def build(config: ObjectiveConfig, end_of_text: int) -> Objective:
+    """The objective that a config names."""
+    return {"causal": CausalObjective}[config.name](end_of_text)

@@ -1,0 +1,119 @@
+"""Optimisers by name, over the groups of parameters that each one suits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.config import OptimizerConfig
+from training.models.gpt import GPT
+
+
+class OptimizerSet:
+    """Several torch optimisers that step as one, with learning rates that follow one factor.
+
+    `parts` cover each parameter of `model` once; a group's learning rate on construction is its peak.
+    """
+
+    def __init__(self, model: nn.Module, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self._parts = parts
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        self._peaks = [[group["lr"] for group in part.param_groups] for part in parts]
+
+    def step(self, factor: float) -> None:
+        """Update every parameter at `factor` of its peak learning rate."""
+        for part, peaks in zip(self._parts, self._peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for part in self._parts:
+            part.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The state of every parameter as `<parameter name>/<key>`."""
+        return {
+            f"{self._names[parameter]}/{key}": torch.as_tensor(value)
+            for part in self._parts
+            for parameter, state in part.state.items()
+            for key, value in state.items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `state_tensors` returned."""
+        states: dict[str, dict[str, Tensor]] = {}
+        for path, tensor in tensors.items():
+            name, key = path.rsplit("/", 1)
+            states.setdefault(name, {})[key] = tensor
+        for part in self._parts:
+            for group in part.param_groups:
+                for parameter in group["params"]:
+                    state = states.get(self._names[parameter], {})
+                    part.state[parameter] = {
+                        key: tensor.to(parameter.device, copy=True) for key, tensor in state.items()
+                    }
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal, for the matrices of the trunk (Jordan et al. 2024).
+
+    Nesterov momentum; five Newton-Schulz steps of degree five; the update is scaled by sqrt(max(1, rows / columns)).
+    `split` (a group's setting) cuts a matrix by rows into that many independent ones, such as query, key and value.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "split": 1})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                direction = parameter.grad.lerp(momentum, group["momentum"])
+                rows, columns = parameter.shape[0] // group["split"], parameter.shape[1]
+                update = orthogonalize(direction.view(group["split"], rows, columns)).view_as(parameter)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The nearly orthogonal factor of each matrix (batch, rows, columns): singular values end in about [0.7, 1.2].
+
+    Newton-Schulz iteration with Jordan et al.'s coefficients, in bfloat16 where the device multiplies it fast.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def build(config: OptimizerConfig, model: GPT) -> OptimizerSet:
+    """The optimisers of a config for a model: weight decay on matrices only."""
+    matrices = {name: p for name, p in model.blocks.named_parameters(prefix="blocks") if p.ndim == 2}
+    others = {name: p for name, p in model.named_parameters() if name not in matrices}
+    parts: list[torch.optim.Optimizer] = []
+    if config.name == "muon":
+        groups = [{"params": [p], "split": 3 if name.endswith("qkv.weight") else 1} for name, p in matrices.items()]
+        parts.append(Muon(groups, config.muon_learning_rate, config.momentum, config.weight_decay))
+    else:
+        others |= matrices
+    decayed = [p for p in others.values() if p.ndim == 2]
+    plain = [p for p in others.values() if p.ndim != 2]
+    adamw_groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    betas = (config.beta1, config.beta2)
+    parts.append(torch.optim.AdamW(adamw_groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True))
+    return OptimizerSet(model, parts)

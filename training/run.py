@@ -1,0 +1,122 @@
+"""One run from its config to result.json: the parts are chosen and put together here."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training import checkpoints, devices
+from training.callbacks import Callback
+from training.callbacks.checkpointing import Checkpointing, best_of
+from training.callbacks.evaluation import Evaluation
+from training.callbacks.journal import FILE_NAME, Journal
+from training.callbacks.progress import Progress
+from training.callbacks.training_metrics import TrainingMetrics
+from training.config import TrainingRun
+from training.devices import peak_memory_bytes
+from training.distributed import World
+from training.events import Reporter
+from training.loader import ValidationLoader, check_shards
+from training.trainer import Trainer
+
+
+def train(run: TrainingRun) -> dict[str, Any]:
+    """Train a run to its end, from its newest checkpoint if there is one, and return the content of its result.json.
+
+    In several processes (torchrun) each calls this; the main one writes. Raises ValueError for what the user must
+    change, and as `Trainer.fit` does.
+    """
+    world = World.from_environment()
+    compute = devices.resolve(run.training, world)
+    report = Reporter(enabled=world.is_main)
+    output_dir = Path(run.output_dir)
+    result_path = output_dir / "result.json"
+    with contextlib.ExitStack() as stack:
+        if world.is_main:
+            stack.enter_context(sole_owner(output_dir))
+            check_shards(run)
+        stack.enter_context(world.joined(compute.device))
+        trainer = Trainer(run, world, compute, report, _callbacks(run, world, output_dir))
+        trainer.resume()
+        if trainer.step == run.training.steps and result_path.exists():
+            document: dict[str, Any] = json.loads(result_path.read_text())
+            report("finished", **document)
+            return document
+        report(
+            "start",
+            parameters=trainer.model.parameters_count(),
+            flops_per_token=trainer.flops_per_token,
+            train_tokens=trainer.loader.tokens,
+            run_tokens=run.training.steps * trainer.tokens_per_step,
+            device=str(compute.device),
+            precision=compute.precision,
+            threads=compute.threads,
+            processes=world.size,
+        )
+        trainer.fit()
+        document = result(trainer)
+        if world.is_main:
+            write_result(result_path, document)
+        report("finished", **document)
+        return document
+
+
+def _callbacks(run: TrainingRun, world: World, output_dir: Path) -> list[Callback]:
+    """In their order: what measures, what writes the journal, and only then the checkpoint."""
+    training = run.training
+    windows = training.evaluation_batches * training.batch_size
+    validation = ValidationLoader(run.shards("validation"), run.sequence_length, windows, run.end_of_text)
+    measuring: list[Callback] = [TrainingMetrics(), Evaluation(validation)]
+    writing: list[Callback] = [Journal(output_dir / FILE_NAME), Progress()] if world.is_main else []
+    return [*measuring, *writing, Checkpointing(output_dir / "checkpoints")]
+
+
+def result(trainer: Trainer) -> dict[str, Any]:
+    """What the run came to, from its last and its best checkpoint."""
+    folder = Path(trainer.run.output_dir) / "checkpoints"
+    last = checkpoints.list_checkpoints(folder)[-1]
+    metrics = checkpoints.describe(last)["metrics"]
+    best = best_of(folder) or last
+    return {
+        "step": trainer.step,
+        "tokens": trainer.tokens,
+        "seconds": round(trainer.seconds, 3),
+        "metrics": metrics,
+        "checkpoint": str(last),
+        "best_checkpoint": str(best),
+        "parameters": trainer.model.parameters_count(),
+        "flops_per_token": trainer.flops_per_token,
+        "peak_memory_bytes": peak_memory_bytes(trainer.compute.device),
+        "device": str(trainer.compute.device),
+        "precision": trainer.compute.precision,
+        "threads": trainer.compute.threads,
+        "processes": trainer.world.size,
+    }
+
+
+def write_result(path: Path, document: dict[str, Any]) -> None:
+    """Write result.json whole or not at all."""
+    scratch = path.with_name(f".{path.name}.writing")
+    scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+@contextlib.contextmanager
+def sole_owner(output_dir: Path) -> Iterator[None]:
+    """Hold a folder for this process; raises ValueError when another one trains there or it cannot be written."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        file = (output_dir / ".lock").open("w")
+    except OSError as error:
+        raise ValueError(f"output_dir {output_dir}: cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"output_dir {output_dir}: another process is training there; wait for it") from None
+        yield
