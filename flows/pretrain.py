@@ -108,7 +108,7 @@ def pretrain(recipe: str = "quickstart", workspace: str = "workspace", overrides
     logger.info("recipe %s in %s: stages to do: %s", plan.recipe.name, plan.workspace, ", ".join(plan.missing) or "none")
     plan.write_record(state="running")
     # The recipe travels as values from here on: a file that changes in the meantime changes nothing.
-    values = plan.recipe.dump()
+    values = plan.recipe.given()
     try:
         with without_heartbeat():
             for stage_flow in STAGE_FLOWS.values():

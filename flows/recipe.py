@@ -74,8 +74,12 @@ class Recipe(StageConfig):
         return self.register_.model_name or self.name
 
     def dump(self) -> dict[str, Any]:
-        """Return the recipe as plain JSON values; `load_recipe` reads them back."""
+        """Return the whole recipe with its defaults as plain JSON values."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def given(self) -> dict[str, Any]:
+        """Return what the recipe says itself as plain JSON values; `load_recipe` reads them back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

@@ -94,10 +94,10 @@ class ModelConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     "nano": {},
     # The shapes of GPT-2 (Radford et al. 2019, table 2) with this trunk's parts.
-    "gpt2": {"layers": 12, "heads": 12, "width": 768, "context_length": 1024},
-    "gpt2-medium": {"layers": 24, "heads": 16, "width": 1024, "context_length": 1024},
-    "gpt2-large": {"layers": 36, "heads": 20, "width": 1280, "context_length": 1024},
-    "gpt2-xl": {"layers": 48, "heads": 25, "width": 1600, "context_length": 1024},
+    "gpt2": {"layers": 12, "heads": 12, "width": 768, "context_length": 1024, "tied_embeddings": True},
+    "gpt2-medium": {"layers": 24, "heads": 16, "width": 1024, "context_length": 1024, "tied_embeddings": True},
+    "gpt2-large": {"layers": 36, "heads": 20, "width": 1280, "context_length": 1024, "tied_embeddings": True},
+    "gpt2-xl": {"layers": 48, "heads": 25, "width": 1600, "context_length": 1024, "tied_embeddings": True},
 }
 
 

@@ -64,10 +64,14 @@ class Muon(torch.optim.Optimizer):
 
     Nesterov momentum; five Newton-Schulz steps of degree five; the update is scaled by sqrt(max(1, rows / columns)).
     `split` (a group's setting) cuts a matrix by rows into that many independent ones, such as query, key and value.
+    `dtype` is that of the Newton-Schulz steps; bfloat16 is enough for them.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "split": 1})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -82,33 +86,33 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 direction = parameter.grad.lerp(momentum, group["momentum"])
                 rows, columns = parameter.shape[0] // group["split"], parameter.shape[1]
-                update = orthogonalize(direction.view(group["split"], rows, columns)).view_as(parameter)
+                update = orthogonalize(direction.view(group["split"], rows, columns).to(self._dtype))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                parameter.add_(update.view_as(parameter), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearly orthogonal factor of each matrix (batch, rows, columns): singular values end in about [0.7, 1.2].
 
-    Newton-Schulz iteration with Jordan et al.'s coefficients, in bfloat16 where the device multiplies it fast.
+    Newton-Schulz iteration with Jordan et al.'s coefficients, in the dtype of the matrices.
     """
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    return x.mT if tall else x
 
 
-def build(config: OptimizerConfig, model: GPT) -> OptimizerSet:
-    """The optimisers of a config for a model: weight decay on matrices only."""
+def build(config: OptimizerConfig, model: GPT, dtype: torch.dtype = torch.float32) -> OptimizerSet:
+    """The optimisers of a config for a model that computes in `dtype`: weight decay on matrices only."""
     matrices = {name: p for name, p in model.blocks.named_parameters(prefix="blocks") if p.ndim == 2}
     others = {name: p for name, p in model.named_parameters() if name not in matrices}
     parts: list[torch.optim.Optimizer] = []
     if config.name == "muon":
         groups = [{"params": [p], "split": 3 if name.endswith("qkv.weight") else 1} for name, p in matrices.items()]
-        parts.append(Muon(groups, config.muon_learning_rate, config.momentum, config.weight_decay))
+        parts.append(Muon(groups, config.muon_learning_rate, config.momentum, config.weight_decay, dtype))
     else:
         others |= matrices
     decayed = [p for p in others.values() if p.ndim == 2]

@@ -45,7 +45,7 @@ class Trainer:
         # Drawn on the CPU, so that every device starts from the same weights.
         torch.manual_seed(config.seed)
         self.model = GPT(run.model, run.vocabulary_size).to(compute.device)
-        self.optimizer = optimizers.build(run.optimizer, self.model)
+        self.optimizer = optimizers.build(run.optimizer, self.model, compute.dtype)
         self.step = 0
         self.tokens_per_step = config.batch_size * run.sequence_length
         self.flops_per_token = self.model.flops_per_token(run.sequence_length)

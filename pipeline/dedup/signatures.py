@@ -135,8 +135,6 @@ def _binary(values: NDArray) -> pa.Array:
 def signature_table(documents: pa.Table, config: DedupConfig) -> pa.Table:
     """Signatures of documents (columns id, source, date, text), in the same order, as a table of `signature_schema`."""
     texts = documents["text"].combine_chunks()
-    if isinstance(texts, pa.ChunkedArray):  # an empty table has no chunk to combine into
-        texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], texts.type)
     words = word_hashes(texts)
     offsets, hashes = shingle_hashes(*words, config.shingle_words)
     signatures = minhash(offsets, hashes, config.permutations, config.seed)

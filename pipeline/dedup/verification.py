@@ -60,6 +60,7 @@ def _verify(
     shingles: NDArray[np.uint32],
     least_containment: float,
     least_jaccard: float,
+    asked: NDArray[np.int64],
     twins: NDArray[np.int64],
     containments: NDArray[np.float64],
     jaccards: NDArray[np.float64],
@@ -69,18 +70,14 @@ def _verify(
         member = members[at]
         size = sizes[member]
         set_ = shingles[starts[member] : starts[member] + size]
-        first = at
         while at < len(members) and members[at] == member:
-            # A candidate that went before is represented by its twin, which stays.
-            if twins[others[at]] != NONE:
-                others[at] = twins[others[at]]
             candidate = others[at]
             at += 1
-            repeated = False
-            for earlier in range(first, at - 1):
-                repeated |= others[earlier] == candidate
-            if repeated or sizes[candidate] < least_containment * size:
+            if twins[candidate] != NONE:  # it went before: its twin, which stays, is asked in its place
+                candidate = twins[candidate]
+            if asked[candidate] == member or sizes[candidate] < least_containment * size:
                 continue
+            asked[candidate] = member
             other_size = sizes[candidate]
             other = shingles[starts[candidate] : starts[candidate] + other_size]
             common = overlap(set_, other) if size <= other_size else overlap(other, set_)
@@ -108,6 +105,7 @@ def verified_twins(
     """
     twins = np.full(len(evidence.ranks), NONE, np.int64)
     containments, jaccards = np.zeros(len(twins)), np.zeros(len(twins))
+    asked = np.full(len(twins), NONE, np.int64)  # by which document a candidate was asked last
     for packed in pairs:
         members, others = evidence.numbers(packed >> _32), evidence.numbers(packed & _LOW)
         _verify(
@@ -118,6 +116,7 @@ def verified_twins(
             evidence.shingles,
             least_containment,
             least_jaccard,
+            asked,
             twins,
             containments,
             jaccards,

@@ -71,8 +71,8 @@ class RuleSet(StageConfig):
 
     overrides: Overrides = Field(
         default={},
-        description="Thresholds by language: {language: {threshold: value or null}}. A language named here replaces "
-        "the default entry of that language; an empty entry gives it the thresholds above.",
+        description="Thresholds by language: {language: {threshold: value or null}}. They are laid over the "
+        "default ones of that language; null switches a rule off.",
     )
 
     @model_validator(mode="before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -112,17 +113,17 @@ class Histogram:
 
 
 def histogram(data: Histogram, title: str, width: float = 270, height: float = 124) -> Markup:
-    """Return a histogram: what fails in another colour, thresholds as lines with their limit."""
+    """Return a histogram: heights by the square root, the failing share of a bar in another colour, limits as lines."""
     left, right, top, bottom = 2.0, width - 2.0, 20.0, height - 20.0
     x = Scale(data.edges[0], data.edges[-1], left, right, data.log)
-    y = Scale(0, max([*data.counts, 1]), bottom, top)
+    y = Scale(0, math.sqrt(max([*data.counts, 1])), bottom, top)
     shapes = []
     for index, (low, high) in enumerate(zip(data.edges, data.edges[1:], strict=False)):
         number, failing = data.counts[index], data.failing[index]
         if not number:
             continue
         place = {"x": x(low) + 0.5, "width": max(x(high) - x(low) - 1, 0.8), "data_tip": _bin_tip(data, index)}
-        height_in_all = max(bottom - y(number), 1.2)
+        height_in_all = max(bottom - y(math.sqrt(number)), 1.2)
         shapes.append(el("rect", y=bottom - height_in_all, height=height_in_all, class_="kept", **place))
         if failing:
             part = max(height_in_all * failing / number, 1.2)

@@ -118,11 +118,11 @@ WITH placed AS (
     SELECT *, count(*) OVER (PARTITION BY rule) AS documents, row_number() OVER (
         PARTITION BY rule ORDER BY bytes < 200, abs(value - threshold), bytes DESC, id) AS place
     FROM ledger WHERE action = 'dropped' AND stage = 'filter')
-SELECT id, stage, rule, value, threshold FROM placed WHERE place = 1 ORDER BY documents DESC, rule LIMIT {EXAMPLES}
+SELECT id, stage, rule, value, threshold, coalesce(detail, '') FROM placed WHERE place = 1 ORDER BY documents DESC, rule LIMIT {EXAMPLES}
 """
 
 _REJECTED = f"""
-SELECT source, rule, coalesce(detail, ''), bytes FROM ledger WHERE action = 'rejected'
+SELECT source, rule, coalesce(detail, '') FROM ledger WHERE action = 'rejected'
 ORDER BY source, detail, rule LIMIT {REJECTED_ROWS}
 """
 
@@ -151,8 +151,8 @@ def _cluster(row: tuple[Any, ...], excerpts: Mapping[str, Excerpt]) -> Cluster:
 
 
 def _example(row: tuple[Any, ...], excerpts: Mapping[str, Excerpt]) -> Example:
-    document, stage, rule, value, threshold = row
-    return Example(stage, rule, value, threshold, excerpts[document])
+    document, stage, rule, value, threshold, detail = row
+    return Example(stage, rule, value, threshold, detail, excerpts[document])
 
 
 def _excerpts(catalog: duckdb.DuckDBPyConnection, ids: Iterable[str], characters: int) -> dict[str, Excerpt]:

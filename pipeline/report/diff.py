@@ -33,7 +33,7 @@ def word_diff(first: str, second: str) -> list[Piece]:
     Both are compared over their first 1,200 words; of a common stretch 12 words stay at each end, and after some 420
     words that are shown the rest is one skipped piece.
     """
-    a, b = _WORD.findall(first)[:MOST_WORDS], _WORD.findall(second)[:MOST_WORDS]
+    a, b = _words(first), _words(second)
     keys_a, keys_b = [word.rstrip() for word in a], [word.rstrip() for word in b]
     pieces: list[Piece] = []
     for kind, a_from, a_to, b_from, b_to in difflib.SequenceMatcher(None, keys_a, keys_b, autojunk=False).get_opcodes():
@@ -41,10 +41,19 @@ def word_diff(first: str, second: str) -> list[Piece]:
             pieces += _common(a[a_from:a_to], first=a_from == 0, last=a_to == len(a))
             continue
         if a_to > a_from:
-            pieces.append(_piece("gone", a[a_from:a_to]))
+            gone = _piece("gone", a[a_from:a_to])
+            if b_to > b_from and gone.text.endswith("\n"):  # what replaces it ends the line
+                gone = Piece(gone.kind, gone.text[:-1] + " ", gone.words)
+            pieces.append(gone)
         if b_to > b_from:
             pieces.append(_piece("new", b[b_from:b_to]))
     return _bounded(pieces)
+
+
+def _words(text: str) -> list[str]:
+    """The first words of a text, each with the white space behind it: one space or one line break."""
+    flat = re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text.strip()))
+    return _WORD.findall(flat)[:MOST_WORDS]
 
 
 def _piece(kind: str, words: list[str]) -> Piece:

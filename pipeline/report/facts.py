@@ -170,6 +170,7 @@ class Example:
     rule: str
     value: float | None
     threshold: float | None
+    detail: str
     document: Excerpt
 
 
@@ -180,7 +181,6 @@ class Rejected:
     source: str
     rule: str
     detail: str
-    bytes: int | None
 
 
 @dataclass(frozen=True)

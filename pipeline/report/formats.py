@@ -13,7 +13,8 @@ LANGUAGES = {
     "ka": "Georgian", "ko": "Korean", "la": "Latin", "lt": "Lithuanian", "lv": "Latvian", "ms": "Malay",
     "nl": "Dutch", "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian",
     "sk": "Slovak", "sl": "Slovenian", "sr": "Serbian", "sv": "Swedish", "ta": "Tamil", "th": "Thai",
-    "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
+    "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "wuu": "Wu Chinese", "yue": "Cantonese",
+    "zh": "Chinese",
 }  # fmt: skip
 """English names of the languages that are met most; any other is shown by its code."""
 
@@ -106,6 +107,12 @@ def plain(value: float | None) -> str:
 def words(name: str) -> str:
     """Return an identifier as words: `near_duplicate` is near duplicate."""
     return re.sub(r"(\d)_gram", r"\1-gram", name).replace("_", " ").replace("/", " / ").strip()
+
+
+def rule_name(rule: str) -> str:
+    """Return a rule as people say it; the long names of Gopher's two sets are left out."""
+    group, _, name = rule.rpartition(".")
+    return f"{words(group)}: {words(name)}" if group and not group.startswith("gopher_") else words(name)
 
 
 def enumeration(items: list[str]) -> str:

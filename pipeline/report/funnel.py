@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pipeline.report.charts import Part, bar
 from pipeline.report.facts import STAGE_NAMES, Amount, Facts, Removal
-from pipeline.report.formats import count, percent, plain, short_count, size, words
+from pipeline.report.formats import count, percent, plain, rule_name, short_count, size
 from pipeline.report.headline import totals
 from pipeline.report.markup import Child, Markup, el
 from pipeline.report.river import Branch, Reach, river
@@ -58,8 +58,8 @@ def rejected_section(facts: Facts) -> Markup | None:
         return None
     in_all = sum(removal.documents for removal in rejected)
     shown = facts.corpus.rejected
-    rows = [[corpus_text(row.source), code(row.rule), corpus_text(row.detail), size(row.bytes)] for row in shown]
-    columns = [Column("Source"), Column("What was wrong"), Column("Where and why"), Column("Bytes", "number")]
+    rows = [[corpus_text(row.source), code(row.rule), corpus_text(row.detail)] for row in shown]
+    columns = [Column("Source"), Column("What was wrong"), Column("Where and why")]
     more = f"The first {len(shown)} of {count(in_all)}." if in_all > len(shown) else ""
     note = (
         f"{count(in_all)} records or files could not be read. They never became documents; nothing else went with them."
@@ -119,7 +119,7 @@ def _branches(
     order = sorted((rule for rule in taken if of(taken[rule])), key=lambda rule: (-of(taken[rule]), rule))
     branches = [
         Branch(
-            words(rule.rpartition(".")[2]),
+            rule_name(rule),
             of(taken[rule]),
             f"{show(of(taken[rule]))}, {percent(of(taken[rule]), whole)}",
             f"{rule}\n{count(taken[rule].documents)} documents, {size(taken[rule].bytes)}",
@@ -196,40 +196,57 @@ def _sources(facts: Facts) -> Markup:
     return el("div", el("div", keys, class_="keys"), table(columns, rows))
 
 
-def _rules(facts: Facts) -> Markup:
-    removals = [removal for removal in facts.corpus.removals if removal.action != "rejected"]
-    if not removals:
-        return absent("No rule removed or edited anything.")
-    sources = [source for source, _ in _top_sources(facts)]
-    named = {source: source for source in facts.corpus.read if source in sources}
+def _rules(facts: Facts) -> list[Markup]:
+    """Return what each rule took from each source; rules that took next to nothing are folded away."""
     rules: dict[tuple[int, str, str, str], list[Removal]] = {}
-    for removal in removals:
-        place = STAGE_NAMES.index(removal.stage) if removal.stage in STAGE_NAMES else len(STAGE_NAMES)
-        rules.setdefault((place, removal.stage, removal.rule, removal.action), []).append(removal)
-    order = sorted(rules, key=lambda name: (name[0], -sum(item.documents for item in rules[name]), name))
-    rows: list[list[Child]] = []
-    for name in order:
-        _, stage, rule, action = name
-        by_source = dict.fromkeys(sources, 0)
-        for removal in rules[name]:
-            by_source[named.get(removal.source, sources[-1])] += removal.documents
-        documents = sum(item.documents for item in rules[name])
-        taken = sum(item.bytes for item in rules[name])
-        rows.append(
-            [
-                [code(rule), el("span", f" {'edits, ' if action == 'edited' else ''}{stage}", class_="sub")],
-                Cell(count(documents), documents),
-                Cell(size(taken), taken),
-                *(
-                    Cell(count(number) if number else "\u00b7", number, _shade(facts, source, number))
-                    for source, number in by_source.items()
-                ),
-            ]
-        )
-    columns = [Column("Rule"), Column("Documents", "number"), Column("Text", "number")]
+    for removal in facts.corpus.removals:
+        if removal.action != "rejected":
+            place = STAGE_NAMES.index(removal.stage) if removal.stage in STAGE_NAMES else len(STAGE_NAMES)
+            rules.setdefault((place, removal.stage, removal.action, removal.rule), []).append(removal)
+    if not rules:
+        return [absent("No rule removed or edited anything.")]
+    number = {name: sum(removal.documents for removal in removals) for name, removals in rules.items()}
+    order = sorted(rules, key=lambda name: (name[0], -number[name], name))
+    least = 0.0005 * sum(amount.documents for amount in facts.corpus.read.values())
+    shown = [name for name in order if number[name] >= least]
+    folded = [name for name in order if number[name] < least]
+    if len(folded) < 4:
+        shown, folded = order, []
+    sources = [source for source, _ in _top_sources(facts)]
+    columns = [Column("Stage"), Column("Rule"), Column("Documents", "number"), Column("Text", "number")]
     columns += [Column(fit(source, 130, 12.5), "heat", f"Documents of {source}") for source in sources]
-    caption = "A darker cell: a larger share of that source's documents. Edited documents stay, shortened."
-    return table(columns, rows, caption=caption)
+    parts = [
+        table(columns, [_rule_row(facts, sources, name, rules[name]) for name in names])
+        for names in (shown, folded)
+        if names
+    ]
+    caption = "The darker a cell, the larger the share of that source's documents. Edited documents stay, shortened."
+    rest = f"{len(folded)} more rules, each of which took less than 0.05 % of the documents"
+    return [
+        el("p", caption, class_="caption"),
+        parts[0],
+        *(el("details", el("summary", rest), part) for part in parts[1:]),
+    ]
+
+
+def _rule_row(
+    facts: Facts, sources: list[str], name: tuple[int, str, str, str], removals: list[Removal]
+) -> list[Child]:
+    _, stage, action, rule = name
+    by_source = dict.fromkeys(sources, 0)
+    for removal in removals:
+        by_source[removal.source if removal.source in by_source else sources[-1]] += removal.documents
+    documents, taken = (sum(getattr(removal, what) for removal in removals) for what in ("documents", "bytes"))
+    return [
+        el("span", stage, class_="sub"),
+        [code(rule), el("span", " edits", class_="sub") if action == "edited" else None],
+        Cell(count(documents), documents),
+        Cell(size(taken), taken),
+        *(
+            Cell(count(number) if number else "\u00b7", number, _shade(facts, source, number))
+            for source, number in by_source.items()
+        ),
+    ]
 
 
 def _shade(facts: Facts, source: str, number: int) -> float:
@@ -245,11 +262,8 @@ def _examples(facts: Facts) -> Markup | None:
     rows: list[list[Child]] = []
     for example in facts.corpus.examples:
         document = example.document
-        measured = (
-            f"{plain(example.value)} against {plain(example.threshold)}"
-            if example.threshold is not None
-            else plain(example.value)
-        )
+        against = f" against {plain(example.threshold)}" if example.threshold is not None else ""
+        measured = f"{plain(example.value)}{against}" + (f", {example.detail}" if example.detail else "")
         rows.append(
             [
                 [code(example.rule), el("br"), el("span", measured, class_="sub")],

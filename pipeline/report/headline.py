@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.facts import Amount, Curve, Facts
-from pipeline.report.formats import count, decimal, duration, enumeration, percent, short_count, size, words
+from pipeline.report.formats import count, decimal, duration, enumeration, percent, rule_name, short_count, size
 from pipeline.report.markup import Child, Markup, el
 
 CORPUS_STAGES = ("ingest", "signatures", "duplicates", "deduplicate", "annotate", "filter", "tokenizer", "tokenize")
@@ -115,8 +115,12 @@ def figures(facts: Facts) -> Markup:
         more = f"largest process, in {sums.peak_stage}"
         items.append(_figure("Peak memory", size(sums.peak_memory_bytes), more))
     if sums.cpu_seconds:
-        items.append(_figure("Cost", [decimal(sums.cpu_seconds / 3600, 3), "\u202fcore-hours"], _cost(facts)))
-    return el("dl", items, class_="figures")
+        hours = sums.cpu_seconds / 3600
+        cost = (
+            f"{decimal(hours, 2)}\u202fcore-hours" if hours >= 0.05 else f"{count(sums.cpu_seconds)}\u202fcore-seconds"
+        )
+        items.append(_figure("Cost", cost, _cost(facts)))
+    return el("dl", items, class_=f"figures figures-{len(items)}")
 
 
 def story(facts: Facts) -> Markup:
@@ -142,7 +146,7 @@ def _corpus_sentence(facts: Facts) -> list[Child]:
         f" ({percent(sums.kept.documents, sums.read.documents)}).",
     ]
     if largest:
-        named = [f"{words(rule.rpartition('.')[2])} ({count(number)})" for rule, number in largest]
+        named = [f"{rule_name(rule)} ({count(number)})" for rule, number in largest]
         what = "The rule that took most was " if len(named) == 1 else "The rules that took most were "
         sentence.append(f" {what}{enumeration(named)}.")
     else:

@@ -30,9 +30,9 @@ def training_section(facts: Facts) -> Markup:
     )
     curves = facts.model.curves
     if not facts.committed("train"):
-        return section("training", "Training", note, absent("The train stage has not finished."))
+        return section("training", "Training", None, absent("The train stage has not finished."))
     if "train/loss" not in curves and "validation/loss" not in curves:
-        return section("training", "Training", note, absent("The training journal holds no loss."))
+        return section("training", "Training", None, absent("The training journal holds no loss."))
     small = [_small(name, curves[name], title, show) for name, title, show in _small_curves(curves)]
     return section(
         "training",
@@ -135,7 +135,7 @@ def evaluation_section(facts: Facts) -> Markup:
     )
     results = facts.model.results
     if not results:
-        return section("evaluation", "Evaluation", note, absent("The evaluate stage has not finished."))
+        return section("evaluation", "Evaluation", None, absent("The evaluate stage has not finished."))
     perplexity = results.get("perplexity", {})
     return section(
         "evaluation",
@@ -277,7 +277,9 @@ def samples_section(facts: Facts) -> Markup:
     samples: Sequence[Mapping[str, Any]] = facts.model.results.get("samples", [])
     note = "The prompt is shaded; what follows is the model's. Drawn with one seed, none picked out."
     if not samples:
-        return section("samples", "Samples", note, absent("There are no sample generations."))
+        evaluated = facts.committed("evaluate") is not None
+        reason = "The recipe asks for no samples." if evaluated else "The evaluate stage has not finished."
+        return section("samples", "Samples", None, absent(reason))
     return section("samples", "Samples", note, el("div", [_sample(sample) for sample in samples], class_="samples"))
 
 

@@ -10,9 +10,10 @@ from pipeline.report.formats import count, language_name, percent, plain, size, 
 from pipeline.report.markup import Child, Markup, el
 from pipeline.report.tables import Cell, Column, absent, figure, key, section, table
 
-MOST_LANGUAGES = 16
+MOST_LANGUAGES = 14
 ALWAYS = ("words", "mean_word_length", "hash_to_word_ratio", "duplicate_line_fraction", "stop_words")
-"""Signals that are shown even where their rules dropped nothing; another one is folded away then."""
+"""Signals that are always shown; another one is folded away where its rules dropped next to nothing."""
+LEAST_DROPPED = 0.002
 
 
 def language_section(facts: Facts) -> Markup:
@@ -24,8 +25,10 @@ def language_section(facts: Facts) -> Markup:
         )
     languages = _bounded(facts.corpus.languages)
     tokens: dict[str, int] = {}
+    named = {language.code for language in languages}
     for row in facts.corpus.tokens:
-        tokens[row.language] = tokens.get(row.language, 0) + row.tokens
+        code = row.language if row.language in named else OTHER
+        tokens[code] = tokens.get(code, 0) + row.tokens
     most = max(_whole(language).documents for language in languages)
     rows: list[list[Child]] = []
     for language in languages:
@@ -48,10 +51,10 @@ def language_section(facts: Facts) -> Markup:
             if language.code != OTHER
             else f"{len(facts.corpus.languages) - len(languages) + 1} others"
         )
-        code = language.code if name != language.code and language.code != OTHER else ""
+        shown = language.code if name != language.code and language.code != OTHER else ""
         rows.append(
             [
-                [name, el("span", f" {code}", class_="sub") if code else None],
+                [name, el("span", f" {shown}", class_="sub") if shown else None],
                 Cell(count(whole.documents), whole.documents),
                 Cell(bar(parts, most), whole.documents),
                 Cell(percent(language.kept.documents, whole.documents), language.kept.documents / whole.documents),
@@ -96,16 +99,21 @@ def quality_section(facts: Facts) -> Markup:
     """
     note = (
         "Measured once on every document that deduplication left; the filter only compares. A solid line is the limit, "
-        "a dotted one holds for some languages, and what lies outside its own limit is coloured."
+        "a dotted one holds for some languages, and the part of a bar that lies outside its own limit is coloured. "
+        "Heights grow with the square root of the number, so that small bars are seen."
     )
     if not facts.corpus.signals:
         reason = "The annotate or the filter stage has not finished, or found no documents."
         return section("quality", "Quality", note, absent(reason))
-    shown = [signal for signal in facts.corpus.signals if signal.dropped_first or signal.signal in ALWAYS]
+    shown = [
+        signal
+        for signal in facts.corpus.signals
+        if signal.dropped_first >= LEAST_DROPPED * signal.measured or signal.signal in ALWAYS
+    ]
     folded = [signal for signal in facts.corpus.signals if signal not in shown]
     content: list[Child] = [el("div", [_signal(signal) for signal in shown], class_="small-multiples")]
     if folded:
-        label = f"{len(folded)} more signals, whose rules had nothing left to drop"
+        label = f"{len(folded)} more signals, whose rules had next to nothing left to drop"
         figures = el("div", [_signal(signal) for signal in folded], class_="small-multiples")
         content.append(el("details", el("summary", label), figures) if shown else figures)
     return section("quality", "Quality", note, content)

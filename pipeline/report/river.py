@@ -10,6 +10,8 @@ from pipeline.report.scales import fit, text_width
 
 RADIUS = 9.0
 GAP = 3.0
+THINNEST = 0.8
+"""A strip is drawn at least this thick, so that it is seen."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def _gradient(name: str, start: float, stop: float, colours: tuple[str, str]) ->
 
 def _tributary(name: str, branch: Branch, layout: _Layout, left: float, top: float, thick: float) -> list[Markup]:
     """A strip from the left that turns down into the river at [left, left + thick]; it overlaps it by a pixel."""
+    thick = max(thick, THINNEST)
     outer, bend, bottom = RADIUS + thick, left - RADIUS, top + RADIUS + thick
     path = (
         f"M{layout.strip_left:.1f} {top:.2f} H{bend:.2f} "
@@ -134,6 +137,7 @@ def _tributary(name: str, branch: Branch, layout: _Layout, left: float, top: flo
 
 def _branch(name: str, branch: Branch, layout: _Layout, right: float, top: float, thick: float) -> list[Markup]:
     """The slice [right - thick, right] of the river, turning out to the right below `top`; they overlap by a pixel."""
+    thick = max(thick, THINNEST)
     outer, out = RADIUS + thick, right + RADIUS
     path = (
         f"M{right:.2f} {top - 1:.2f} v1 A{RADIUS:.2f} {RADIUS:.2f} 0 0 0 {out:.2f} {top + RADIUS:.2f} "

@@ -54,9 +54,10 @@ def signal_facts(stages: Mapping[str, StageFacts], dropped: Mapping[str, int]) -
     for name, (low, high) in extents.items():
         edges = bin_edges(name, low, high, [limit.threshold for limit in limits[name] if limit.threshold is not None])
         tallies[name] = _Tally(edges, np.zeros(len(edges) - 1, np.int64), np.zeros(len(edges) - 1, np.int64))
+    judged = dict.fromkeys(rule.signal for rules in config.rule_sets() for rule in rules.rules())  # off or on
     languages: dict[str, int] = {}
     for file in files:
-        table = file.table(["id", "language", *limits])
+        table = file.table(["id", "language", *judged])
         for name, number in zip(*np.unique(table["language"].to_numpy(), return_counts=True), strict=True):
             languages[name] = languages.get(name, 0) + int(number)
         _count(table, config, tallies)

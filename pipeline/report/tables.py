@@ -41,7 +41,7 @@ def table(
 def code(name: str) -> Markup:
     """Return a dotted name that may break behind its dots."""
     first, *rest = name.split(".")
-    return el("code", first, [[".", el("wbr"), part] for part in rest])
+    return el("code", first, [[".", el("wbr"), part] for part in rest], class_="rule")
 
 
 def _cell(column: Column, value: Child) -> Markup:

@@ -23,9 +23,10 @@ def test_every_recipe_of_the_project_loads():
         assert load_recipe(name).name == name
 
 
-def test_a_dump_loads_as_the_same_recipe(values: dict[str, Any]):
-    loaded = load_recipe(values)
-    assert load_recipe(loaded.dump()) == loaded
+@pytest.mark.parametrize("name", ["tiny", "quickstart"])
+def test_what_is_given_loads_as_the_same_recipe(values: dict[str, Any], name: str):
+    loaded = load_recipe(values if name == "tiny" else name)
+    assert load_recipe(loaded.given()) == loaded
 
 
 @pytest.mark.parametrize(

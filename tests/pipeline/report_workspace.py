@@ -19,7 +19,7 @@ from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
 from pipeline.documents import DOCUMENT_SCHEMA, document_id
 from pipeline.execution import run_stage
 from pipeline.filter import Filter, FilterConfig
-from pipeline.quality.c4 import C4Lines, line_rules
+from pipeline.quality.c4 import C4, C4Lines, line_rules
 from pipeline.quality.signals import measure
 from pipeline.stage import Stage, StageConfig, Unit, UnitOutput, UnitRecord
 from pipeline.store import StageRef, Store
@@ -281,7 +281,7 @@ def build(workspace: Path, until: str = "evaluate", documents: int = 240) -> dic
         (Duplicates, DedupConfig(), ("ingest", "signatures")),
         (Deduplicate, DedupConfig(), ("ingest", "duplicates")),
         (Annotate, AnnotateConfig(), ("deduplicate",)),
-        (Filter, FilterConfig(), ("deduplicate", "annotate")),
+        (Filter, FilterConfig(c4=C4(maximum_lorem_ipsum_lines=None)), ("deduplicate", "annotate")),
         (TrainTokenizer, TokenizerConfig(vocabulary_size=600, validation_fraction=0.1), ("filter",)),
         (Tokenize, TokenizeConfig(encoder="tokenizers"), ("filter", "tokenizer")),
         (Train, StageConfig(), ("tokenizer", "tokenize")),

@@ -223,6 +223,7 @@ def test_the_histograms_count_what_a_query_counts(
     in_all = refs["annotate"].committed().counts["kept"]
     signals = {signal.signal: signal for signal in facts.corpus.signals}
     assert {"language_score", "words", "mean_word_length", "duplicate_line_fraction", "stop_words"} <= set(signals)
+    assert "lorem_ipsum_lines" not in signals  # its rule is off
     for signal in signals.values():
         assert sum(signal.counts) == signal.measured <= in_all
         assert all(part <= whole for part, whole in zip(signal.failing, signal.counts, strict=True))

@@ -15,7 +15,7 @@ from tests.pipeline.dedup.corpora import Writer, deduplicate, rows, shard, shing
 
 LABELLED = Path(__file__).parents[3] / "../shared/data/dup"
 
-ORIGINALS = 300
+ORIGINALS = 200
 
 
 def planted(seed: int) -> tuple[dict[str, str], dict[str, list[tuple[str, str]]]]:
