@@ -2,8 +2,8 @@
 
     python -m benchmarks.orchestration [--recipe quickstart] [--set train.training.steps=50] [--json FILE]
 
-Both start from an empty workspace; the flow side includes the start of Prefect's temporary server, the tracking in MLflow
-and the report, which the plain side does not have, and is timed with a fresh and with a used Prefect database.
+Both start from an empty workspace. The flow side includes the start of Prefect's temporary server, the tracking in
+MLflow and the report, which the plain side does not have; it is timed with a fresh and with a used Prefect database.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def main() -> None:
         script = Path(folder, "plain.py")
         script.write_text(PLAIN)
         environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PREFECT_HOME": f"{folder}/prefect"}
-        plain = timed([sys.executable, str(script), options.recipe, f"{folder}/plain", *options.overrides], **environment)
+        plain = timed(
+            [sys.executable, str(script), options.recipe, f"{folder}/plain", *options.overrides], **environment
+        )
         settings = [item for override in options.overrides for item in ("--set", override)]
         for name in ("fresh Prefect database", "used Prefect database"):
             command = [sys.executable, "-m", "flows.cli", "run", options.recipe, "--workspace", f"{folder}/{name}"]

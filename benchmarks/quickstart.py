@@ -2,9 +2,9 @@
 
     python -m benchmarks.quickstart [--workspace DIR] [--json FILE]
 
-Runs `headrace run quickstart` in an empty workspace and prints the wall time of the whole, of the corpus stages and of the
-training, the largest sum of resident memory over all of its processes, and the validation loss beside those of a unigram
-and an interpolated n-gram model of the same tokens.
+Runs `headrace run quickstart` in an empty workspace and prints the wall time of the whole, of the corpus stages and of
+the training, the largest sum of memory over all of its processes, and the validation loss beside those of a unigram and
+an interpolated n-gram model of the same tokens.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def run_measured(command: list[str]) -> tuple[float, int]:
 
 def main() -> None:
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--workspace", type=Path, help="an empty folder to keep the run in; by default a temporary one")
+    arguments.add_argument(
+        "--workspace", type=Path, help="an empty folder to keep the run in; by default a temporary one"
+    )
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         workspace = str(options.workspace or Path(folder, "workspace"))
@@ -62,7 +64,11 @@ def main() -> None:
         Row("training", "s", seconds["train"]),
         Row("evaluation", "s", seconds["evaluate"]),
         Row("peak memory", "GiB", peak / 2**30),
-        *(Row("validation loss", "nats/token", loss["model"], value, name) for name, value in loss.items() if name != "model"),
+        *(
+            Row("validation loss", "nats/token", loss["model"], value, name)
+            for name, value in loss.items()
+            if name != "model"
+        ),
     ]
     show(rows, "Quickstart", options.json)
 

@@ -161,9 +161,7 @@ def generate(
         from training.generation import Generator, SamplingConfig
 
         folder = find_checkpoint(model, str(workspace))
-        settings = SamplingConfig(
-            max_new_tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        )
+        settings = SamplingConfig(max_new_tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         generator = Generator.load(folder)
         pieces = []
         for piece in generator.stream(prompt, settings):
@@ -200,9 +198,7 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _run_flow(
-    name: str, recipe: str, workspace: Path, overrides: list[str] | None, verbose: bool, quiet: bool
-) -> None:
+def _run_flow(name: str, recipe: str, workspace: Path, overrides: list[str] | None, verbose: bool, quiet: bool) -> None:
     # Prefect reads these when it is imported. Its console log is replaced by the progress below; its API log stays.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")

@@ -15,7 +15,18 @@ from typing import Literal
 
 import psutil
 
-_PACKAGES = ("prefect", "mlflow", "pyarrow", "duckdb", "datasketch", "fasttext-community", "numba", "torch", "tokenizers", "gigatoken")
+_PACKAGES = (
+    "prefect",
+    "mlflow",
+    "pyarrow",
+    "duckdb",
+    "datasketch",
+    "fasttext-community",
+    "numba",
+    "torch",
+    "tokenizers",
+    "gigatoken",
+)
 _LEAST_DISK_BYTES = 2_000_000_000
 _LEAST_MEMORY_BYTES = 4_000_000_000
 
@@ -51,7 +62,9 @@ def _memory() -> Check:
     memory = psutil.virtual_memory()
     state: Literal["ok", "problem"] = "ok" if memory.available >= _LEAST_MEMORY_BYTES else "problem"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("machine", state, f"{cores} cores, {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB memory free")
+    return Check(
+        "machine", state, f"{cores} cores, {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB memory free"
+    )
 
 
 def _disk(workspace: Path) -> Check:

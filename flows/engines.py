@@ -1,4 +1,4 @@
-"""Engines: which Prefect task runner carries a flow's tasks. Only this setting changes between a laptop and a cluster."""
+"""Engines: which Prefect task runner carries a flow's tasks: all that changes between a laptop and a cluster."""
 
 from __future__ import annotations
 

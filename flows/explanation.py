@@ -35,8 +35,8 @@ def print_explanation(console: Console, facts: dict[str, Any]) -> None:
     if facts["tokens"]:
         tokens = facts["tokens"]
         console.print(
-            f"\n[bold]Tokens[/]: {tokens['tokens']:,} in the {tokens['split']} split, at offset {tokens['offset']:,} of "
-            f"{tokens['path']}",
+            f"\n[bold]Tokens[/]: {tokens['tokens']:,} in the {tokens['split']} split, at offset {tokens['offset']:,} "
+            f"of {tokens['path']}",
             highlight=False,
             soft_wrap=True,
         )
@@ -86,7 +86,9 @@ def _print_duplicate(console: Console, facts: dict[str, Any]) -> None:
         _print_diff(console, duplicate["diff"])
     if facts["copies_count"]:
         listed = ", ".join(row["id"][:12] for row in facts["copies"][:5])
-        console.print(f"\n[bold]{facts['copies_count']} duplicates[/] went because this one stayed: {listed}", highlight=False)
+        console.print(
+            f"\n[bold]{facts['copies_count']} duplicates[/] went because this one stayed: {listed}", highlight=False
+        )
 
 
 def _print_diff(console: Console, diff: str) -> None:

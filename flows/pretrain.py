@@ -105,7 +105,9 @@ def pretrain(recipe: str = "quickstart", workspace: str = "workspace", overrides
     """
     logger = get_run_logger()
     plan = make_plan(recipe, workspace, overrides or [])
-    logger.info("recipe %s in %s: stages to do: %s", plan.recipe.name, plan.workspace, ", ".join(plan.missing) or "none")
+    logger.info(
+        "recipe %s in %s: stages to do: %s", plan.recipe.name, plan.workspace, ", ".join(plan.missing) or "none"
+    )
     plan.write_record(state="running")
     # The recipe travels as values from here on: a file that changes in the meantime changes nothing.
     values = plan.recipe.given()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from flows.training_stages import EvaluateConfig, TrainConfig
 from pipeline.annotate import AnnotateConfig
@@ -59,14 +59,6 @@ class Recipe(StageConfig):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     register_: RegisterConfig = Field(default_factory=RegisterConfig, alias="register")
     execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
-
-    @model_validator(mode="after")
-    def _check_combination(self) -> Recipe:
-        names = [source.name for source in self.ingest.sources]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"ingest.sources: the names {twice} stand there twice; each source needs its own")
-        return self
 
     @property
     def model_name(self) -> str:

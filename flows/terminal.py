@@ -101,7 +101,10 @@ class TerminalProgress:
         position = f"{done}/{total}" if total is not None and state not in ("committed", "reused") else ""
         parts = [part for part in (word, position, _facts(event)) if part]
         self.console.print(
-            f"[{now - self.started:7.1f} s] {stage:<12} {'  '.join(parts)}", markup=False, highlight=False, soft_wrap=True
+            f"[{now - self.started:7.1f} s] {stage:<12} {'  '.join(parts)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -60,7 +60,7 @@ def register(plan: Plan, report: Path) -> dict[str, Any]:
         raise TrackingPending(f"MLflow at {_location(plan).tracking_uri} refused: {failures}")
     if not complete:
         raise TrackingPending(
-            f"the run is finished, but MLflow at {_location(plan).tracking_uri} could not be reached; what it has not got "
+            f"the run is finished, but MLflow at {_location(plan).tracking_uri} could not be reached; what it lacks "
             f"is kept in {_folder(plan)}: start the same command again to send it"
         )
     return summary(plan)
@@ -113,7 +113,9 @@ def summary(plan: Plan) -> dict[str, Any]:
 def closing_lines(plan: Plan) -> list[str]:
     """Return what a person wants to read at the end of a run: the result, and where to look."""
     facts = summary(plan)
-    losses = ", ".join(f"{'' if name == 'model' else name + ' '}{loss:.3f}" for name, loss in facts["validation_loss"].items())
+    losses = ", ".join(
+        f"{'' if name == 'model' else name + ' '}{loss:.3f}" for name, loss in facts["validation_loss"].items()
+    )
     workspace = Path(facts["workspace"])
     shown = workspace.relative_to(Path.cwd()) if workspace.is_relative_to(Path.cwd()) else workspace
     option = "" if str(shown) == "workspace" else f" --workspace {shown}"
@@ -124,8 +126,11 @@ def closing_lines(plan: Plan) -> list[str]:
         f"  report     {facts['report']}",
         f"  corpus     headrace funnel{option}",
         f"  model      headrace generate 'The river'{option}    ({facts['model']})",
-        *([f"  MLflow     mlflow ui --backend-store-uri {facts['mlflow']}"] if facts["mlflow"].startswith("sqlite") else
-          [f"  MLflow     {facts['mlflow']}"]),
+        *(
+            [f"  MLflow     mlflow ui --backend-store-uri {facts['mlflow']}"]
+            if facts["mlflow"].startswith("sqlite")
+            else [f"  MLflow     {facts['mlflow']}"]
+        ),
         "  Prefect    prefect server start",
     ]
 

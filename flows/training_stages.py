@@ -44,7 +44,8 @@ class TrainConfig(StageConfig):
         length = self.training.sequence_length
         if length is not None and length > self.model.context_length:
             raise ValueError(
-                f"training.sequence_length ({length}) must not exceed model.context_length ({self.model.context_length})"
+                f"training.sequence_length ({length}) must not exceed "
+                f"model.context_length ({self.model.context_length})"
             )
         if self.training.batch_size % self.processes:
             raise ValueError(
@@ -104,7 +105,9 @@ class Train(Stage[TrainConfig]):
             output_dir=str(output_dir),
             dataset_fingerprint=tokens.fingerprint,
             tokenizer_path=self.inputs["tokenizer"].committed().files("tokenizer")[0].path,
-            training=dataclasses.replace(self.config.training, threads=self.config.training.threads or available_cores()),
+            training=dataclasses.replace(
+                self.config.training, threads=self.config.training.threads or available_cores()
+            ),
             **{name: getattr(self.config, name) for name in _MODEL_PARTS},
         )
 

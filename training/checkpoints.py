@@ -64,12 +64,11 @@ def load_model(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -
         vocabulary_size = int(description["vocabulary_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
-    with torch.device("meta"):
+    # Building draws weights that are overwritten at once; the caller's random numbers must not depend on that.
+    with torch.random.fork_rng(devices=[]):
         model = GPT(config, vocabulary_size)
-    model = model.to_empty(device=device)
-    model.reset_buffers()
     load_weights(model, folder)
-    return model.eval(), config
+    return model.to(device).eval(), config
 
 
 def load_weights(model: GPT, checkpoint_dir: str | Path) -> None:

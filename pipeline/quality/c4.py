@@ -128,6 +128,12 @@ def line_rules(config: C4Lines) -> LineRules:
 
 
 @numba.njit(nogil=True, cache=True)
+def _copy(data: NDArray[np.uint8], start: np.int64, length: np.int64, out: NDArray[np.uint8], at: np.int64) -> None:
+    for byte in range(length):  # the assignment of one slice to another takes seconds to compile
+        out[at + byte] = data[start + byte]
+
+
+@numba.njit(nogil=True, cache=True)
 def keep_lines(
     data: NDArray[np.uint8], records: Records, rules: LineRules, out: NDArray[np.uint8], at: np.int64
 ) -> tuple[np.int64, np.int64, np.int64]:
@@ -152,8 +158,9 @@ def keep_lines(
         feeds = np.int64(0) if kept == 0 else np.int64(1) + gap
         length = row[LINE_END] - row[LINE_BEGIN]
         if at >= 0:
-            out[at + size : at + size + feeds] = 0x0A
-            out[at + size + feeds : at + size + feeds + length] = data[row[LINE_BEGIN] : row[LINE_END]]
+            for feed in range(feeds):
+                out[at + size + feed] = 0x0A
+            _copy(data, row[LINE_BEGIN], length, out, at + size + feeds)
         size += feeds + length
         kept += 1
         sentences += row[LINE_SENTENCES]
@@ -182,7 +189,7 @@ def _remove_lines(
         removed[document] = records.counters[LINES] - kept
         if removed[document] == 0:
             size = end - start
-            out[at : at + size] = data[start:end]
+            _copy(data, start, size, out, at)
         at += size
         offsets[document + 1] = at
 

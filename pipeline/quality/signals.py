@@ -184,28 +184,32 @@ def _count(
         for candidate in range(1, len(records.scripts)):
             if records.scripts[candidate] > (records.scripts[script] if script > 0 else 0):
                 script = np.int64(candidate)
-        column = counts[:, document]
-        column[_BYTES] = end - start
-        column[_CHARACTERS] = counters[CHARACTERS]
-        column[_WORDS] = words
-        column[_WORD_CHARACTERS] = records.word_ends[words]
-        column[_LINES] = lines
-        column[_PARAGRAPHS] = paragraphs
-        column[_SENTENCES] = sentences
-        column[_CHUNKS] = counters[CHUNKS]
-        column[_ALPHABETIC] = counters[ALPHABETIC_CHUNKS]
-        column[_HASH_SIGNS] = counters[HASH_SIGNS]
-        column[_ELLIPSES] = counters[ELLIPSES]
-        column[_BULLET_LINES] = bullets
-        column[_ELLIPSIS_LINES] = ellipses
-        column[_STOP_WORDS] = stop_words
-        column[_LINE_REPEATS], column[_LINE_REPEATS_SIZE] = line_repeats
-        column[_PARAGRAPH_REPEATS], column[_PARAGRAPH_REPEATS_SIZE] = paragraph_repeats
-        column[_CURLY_BRACKETS] = counters[CURLY_BRACKETS]
-        column[_LOREM_IPSUM] = lorem
-        column[_KEPT_LINES], column[_KEPT_SENTENCES], column[_KEPT_BYTES] = kept
-        column[_SCRIPT] = script
-        column[_NGRAMS:] = ngrams
+        counts[_BYTES, document] = end - start
+        counts[_CHARACTERS, document] = counters[CHARACTERS]
+        counts[_WORDS, document] = words
+        counts[_WORD_CHARACTERS, document] = records.word_ends[words]
+        counts[_LINES, document] = lines
+        counts[_PARAGRAPHS, document] = paragraphs
+        counts[_SENTENCES, document] = sentences
+        counts[_CHUNKS, document] = counters[CHUNKS]
+        counts[_ALPHABETIC, document] = counters[ALPHABETIC_CHUNKS]
+        counts[_HASH_SIGNS, document] = counters[HASH_SIGNS]
+        counts[_ELLIPSES, document] = counters[ELLIPSES]
+        counts[_BULLET_LINES, document] = bullets
+        counts[_ELLIPSIS_LINES, document] = ellipses
+        counts[_STOP_WORDS, document] = stop_words
+        counts[_LINE_REPEATS, document] = line_repeats[0]
+        counts[_LINE_REPEATS_SIZE, document] = line_repeats[1]
+        counts[_PARAGRAPH_REPEATS, document] = paragraph_repeats[0]
+        counts[_PARAGRAPH_REPEATS_SIZE, document] = paragraph_repeats[1]
+        counts[_CURLY_BRACKETS, document] = counters[CURLY_BRACKETS]
+        counts[_LOREM_IPSUM, document] = lorem
+        counts[_KEPT_LINES, document] = kept[0]
+        counts[_KEPT_SENTENCES, document] = kept[1]
+        counts[_KEPT_BYTES, document] = kept[2]
+        counts[_SCRIPT, document] = script
+        for n in range(LARGEST + 1):
+            counts[_NGRAMS + n, document] = ngrams[n]
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

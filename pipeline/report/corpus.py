@@ -118,7 +118,8 @@ WITH placed AS (
     SELECT *, count(*) OVER (PARTITION BY rule) AS documents, row_number() OVER (
         PARTITION BY rule ORDER BY bytes < 200, abs(value - threshold), bytes DESC, id) AS place
     FROM ledger WHERE action = 'dropped' AND stage = 'filter')
-SELECT id, stage, rule, value, threshold, coalesce(detail, '') FROM placed WHERE place = 1 ORDER BY documents DESC, rule LIMIT {EXAMPLES}
+SELECT id, stage, rule, value, threshold, coalesce(detail, '') FROM placed
+WHERE place = 1 ORDER BY documents DESC, rule LIMIT {EXAMPLES}
 """
 
 _REJECTED = f"""

@@ -34,7 +34,10 @@ def totals(facts: Facts) -> Totals:
     text_stages = [name for name in ("ingest", "deduplicate", "filter") if facts.committed(name)]
     kept = read - facts.corpus.removed(*text_stages)
     executions = {name: stage.execution for name, stage in facts.stages.items() if stage.execution}
-    peak = max(executions, key=lambda name: executions[name].get("peak_memory_bytes", 0), default="")
+    peaks = {name: execution.get("peak_memory_bytes", 0) for name, execution in executions.items()}
+    if facts.model.result.get("device") == "cpu":  # training runs in a process of its own
+        peaks["train"] = max(peaks.get("train", 0), facts.model.result.get("peak_memory_bytes") or 0)
+    peak = max(peaks, key=lambda name: peaks[name], default="")
     return Totals(
         read,
         kept,
@@ -43,7 +46,7 @@ def totals(facts: Facts) -> Totals:
         sum(row.tokens for row in facts.corpus.tokens if row.split == "validation"),
         sum(execution.get("wall_seconds", 0.0) for execution in executions.values()),
         sum(execution.get("cpu_seconds", 0.0) for execution in executions.values()),
-        executions[peak].get("peak_memory_bytes", 0) if peak else 0,
+        peaks.get(peak, 0),
         peak,
     )
 
@@ -67,10 +70,14 @@ def scores(facts: Facts) -> Scores:
         for name, value in perplexity.items()
         if name != "model" and value.get("overall", {}).get("loss") is not None
     }
-    curve = facts.model.curves.get("validation/loss")
-    loss = overall.get("loss", curve.values[-1] if curve else None)
     ordered = dict(sorted(baselines.items(), key=lambda item: -item[1]))
-    return Scores(loss, overall.get("bits_per_byte"), overall.get("perplexity"), ordered)
+    curves = facts.model.curves
+
+    def final(name: str) -> float | None:
+        curve = curves.get(f"validation/{name}")
+        return overall.get(name, curve.values[-1] if curve else None)
+
+    return Scores(final("loss"), final("bits_per_byte"), final("perplexity"), ordered)
 
 
 def parameters(facts: Facts) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.report.charts import Line, Part, Reference, bar, interval, line_chart
 from pipeline.report.facts import Curve, Facts
-from pipeline.report.formats import axis, count, decimal, language_name, plain, words
+from pipeline.report.formats import axis, count, decimal, duration, language_name, percent, plain, short_count, words
 from pipeline.report.headline import scores
 from pipeline.report.markup import Child, Markup, el
 from pipeline.report.scales import smooth
@@ -16,7 +16,8 @@ from pipeline.report.tables import Cell, Column, absent, corpus_text, figure, se
 SMALL = (
     ("learning_rate", "Learning rate", lambda value: f"{value:.2g}"),
     ("gradient_norm", "Gradient norm", plain),
-    ("tokens_per_second", "Tokens per second", axis),
+    ("tokens_per_second", "Tokens per second", short_count),
+    ("mfu", "Model FLOP utilisation", percent),
 )
 """Small charts: how the metric's name ends or is written in it, its title, its numbers."""
 
@@ -38,10 +39,25 @@ def training_section(facts: Facts) -> Markup:
         "training",
         "Training",
         note,
+        _course(facts.model.result),
         figure([_loss(facts, narrow) for narrow in (False, True)]),
         el("div", small, class_="small-multiples") if small else None,
         _sources(curves),
     )
+
+
+def _course(result: Mapping[str, Any]) -> Markup | None:
+    """Say in a line what the training process told of itself."""
+    tokens, seconds = result.get("tokens"), result.get("seconds")
+    if not (tokens and seconds):
+        return None
+    threads = (
+        f" on {count(result['threads'])} threads" if result.get("threads") and result.get("device") == "cpu" else ""
+    )
+    processes = f", {count(result['processes'])} processes" if (result.get("processes") or 1) > 1 else ""
+    machine = f"{result.get('device', 'unknown device')} in {result.get('precision', 'unknown precision')}"
+    speed = f"{count(tokens / seconds)} tokens a second with evaluation and checkpoints"
+    return el("p", f"{short_count(tokens)} tokens in {duration(seconds)}, {speed}; {machine}{threads}{processes}.")
 
 
 def _loss(facts: Facts, narrow: bool) -> Markup:

@@ -274,6 +274,7 @@ def _zstd_frame(raw: Raw, position: int) -> Iterator[tuple[bytes, int]]:
     try:
         for data in zstd.decode(raw.view, position, min(end, raw.size)):
             yield data, end
+        yield b"", end  # a frame may be empty
     except OSError as error:
         if complete:
             raise _BadFrame("broken_stream", str(error)) from error

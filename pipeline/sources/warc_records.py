@@ -50,6 +50,7 @@ class Framer:
         self.ended = False
 
     def records(self) -> Iterator[tuple[int, bytes | Reason]]:
+        """Yield the offset in the run and the bytes of each record, or why what begins there is none."""
         while self._skip_blank():
             offset = self.base
             if not self._need(len(VERSION)) or not self.buffer.startswith(VERSION):

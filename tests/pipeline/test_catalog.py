@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -96,7 +97,7 @@ class Run:
         self.add(Deduplicate, dedup, "ingest", "duplicates")
         self.add(DeclaredLanguage, AnnotateConfig(), "deduplicate")
         self.add(Filter, FilterConfig.model_validate({"language": {"allowed": ["en"]}}), "deduplicate", "annotate")
-        self.add(TrainTokenizer, TokenizerConfig(vocabulary_size=400, validation_fraction=0.3), "filter")
+        self.add(TrainTokenizer, TokenizerConfig(vocabulary_size=400, validation_fraction=0.5), "filter")
         self.add(Tokenize, TokenizeConfig(), "filter", "tokenizer")
 
     def add(self, stage_class: type[Stage], config: Any, *inputs: str) -> None:
@@ -193,6 +194,13 @@ def test_documents_are_those_that_the_filter_kept(run: Run) -> None:
     assert len(kept & near) == len(kept & exact) == 1
     assert [row for row in run.rows("FROM documents") if row["text_bytes"] != len(row["text"].encode())] == []
     assert list(run.rows("SELECT DISTINCT language FROM documents")) == [{"language": "en"}]
+
+
+def test_a_path_is_a_name_and_not_a_pattern(run: Run) -> None:
+    matching = run.workspace.parent / WORKSPACE.replace("[workspace]", "w").replace("*", "x")
+    shutil.copytree(run.workspace, matching)
+    assert run.rows("SELECT count(*) AS n FROM documents") == [{"n": 9}]
+    assert run.rows("SELECT count(*) AS n FROM ingested") == [{"n": 14}]
 
 
 def test_the_funnel_is_that_of_the_manifests(run: Run) -> None:

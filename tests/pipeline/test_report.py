@@ -314,6 +314,8 @@ def test_the_model_part_shows_its_numbers(page: Page, facts: Facts) -> None:
     margin = 1.96 * math.sqrt(0.48 * 0.52 / 100)
     assert float(left.rstrip("%")) == pytest.approx(100 * (0.48 - margin), abs=0.01)  # type: ignore[union-attr]
     assert float(right.rstrip("%")) == pytest.approx(100 * (0.48 + margin), abs=0.01)  # type: ignore[union-attr]
+    assert totals(facts).peak_memory_bytes == 5 << 30
+    assert "20,005 tokens a second" in page.text("training")
     assert "Learning rate" in page.text("training")
     assert "validation" in page.text("training")
 

@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.small_models import one_thread, tiny_checkpoint, tiny_model, tiny_tokenizer, write_shard
+from tests.training.tiny_run import make_run
 from training.config import Shard, to_dict
 from training.evaluation import main, run
-from training.evaluation.evaluate import cut_windows
+from training.evaluation.evaluate import trained_segments
 from training.evaluation.perplexity import score_shards
 from training.evaluation.scoring import plan_windows, token_log_probabilities
+from training.loader import TokenRing, TrainLoader
 from training.models.gpt import GPT
 
 __all__ = ["one_thread"]
@@ -60,9 +62,7 @@ def test_windows_score_as_one_pass_for_each_token_does(context: int, stride: int
     model = tiny_model(50)
     random = np.random.default_rng(0)
     sequences = [random.integers(0, 50, length).astype(np.uint16) for length in (45, 3, 16, 17, 1, 0, 32)]
-    found = token_log_probabilities(
-        model, sequences, 0, context_length=context, stride=stride, logits_limit=50 * 16 * 3
-    )
+    found = token_log_probabilities(model, sequences, 0, context_length=context, stride=stride, positions=50)
     for ids, logs in zip(sequences, found, strict=True):
         np.testing.assert_allclose(logs, _slow_log_probabilities(model, ids, 0, context, stride), atol=1e-4)
 
@@ -144,6 +144,8 @@ def config(shards: list[Shard], tmp_path_factory: pytest.TempPathFactory) -> dic
         "pairs_per_phenomenon": 5,
         "prompts": ["The", "中国"],
         "sample_tokens": 5,
+        "threads": 1,
+        "precision": "fp32",
     }
 
 
@@ -164,11 +166,12 @@ def test_a_whole_evaluation_is_written_and_the_same_again(config: dict[str, Any]
     losses = {name: scores["overall"]["loss"] for name, scores in perplexity.items()}
     assert losses["3-gram"] < losses["unigram"] < losses["model"]
     train_tokens = sum(shard["tokens"] for shard in config["data"] if shard["split"] == "train")
-    assert results["ngram"]["counted_tokens"] == results["ngram"]["trained_tokens"] == train_tokens
+    assert results["ngram"]["counted_tokens"] == train_tokens
     assert results["minimal_pairs"]["templates"]["overall"]["pairs"] == 21 * 5
     assert [sample["prompt"] for sample in results["samples"]] == ["The", "中国"]
-    assert results["metrics"]["evaluation/language/zh/bits_per_byte"] > 0
-    assert results["metrics"]["evaluation/unigram/loss"] == losses["unigram"]
+    assert results["metrics"]["evaluation/bits_per_byte/language/zh"] > 0
+    assert results["metrics"]["evaluation/loss/baseline/unigram"] == losses["unigram"]
+    assert results["metrics"]["evaluation/minimal_pairs/accuracy/templates/zh"] > 0
     assert [event["step"] for event in events][-1] == events[-1]["steps"]
 
 
@@ -185,25 +188,32 @@ def test_the_model_is_scored_as_by_hand(config: dict[str, Any], shards: list[Sha
     assert "ngram" not in results
 
 
-def test_ngrams_count_only_the_windows_that_were_trained_on(config: dict[str, Any], tmp_path: Path) -> None:
-    windows = np.array([[3, 10], [40, 10], [3, 10]])
-    np.save(tmp_path / "windows.npy", windows)
-    results = run({**config, "train_windows": str(tmp_path / "windows.npy"), "minimal_pairs": [], "prompts": []})
-    assert results["ngram"]["counted_tokens"] == 20
-    assert results["ngram"]["trained_tokens"] == 30
-    everything = run({**config, "minimal_pairs": [], "prompts": []})
-    assert everything["perplexity"]["3-gram"]["overall"]["loss"] < results["perplexity"]["3-gram"]["overall"]["loss"]
+@pytest.mark.parametrize("steps", [1, 3, 40])
+def test_ngrams_may_count_only_what_the_model_was_trained_on(steps: int, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=steps)
+    loader = TrainLoader(run.shards("train"), run.sequence_length, run.training.batch_size, run.training.seed)
+    stream = np.concatenate([np.fromfile(shard.path, "<u2") for shard in run.shards("train")])
+    ring = TokenRing(run.shards("train"))
+    seen = set()
+    for step in range(steps):
+        starts = loader.starts(np.arange(step * run.training.batch_size, (step + 1) * run.training.batch_size))
+        np.testing.assert_array_equal(
+            loader.batch(step), [ring.read(int(start), run.sequence_length + 1) for start in starts]
+        )
+        seen |= {(int(start) + offset) % len(stream) for start in starts for offset in range(run.sequence_length + 1)}
+    (tmp_path / "trainer.json").write_text(json.dumps({"step": steps, "identity": run.identity()}))
+    segments = trained_segments(run.shards("train"), tmp_path)
+    assert sum(map(len, segments)) == len(seen)
+    joined = [stream[place] for place in sorted(seen)]
+    np.testing.assert_array_equal(np.concatenate(segments), joined)
+    breaks = sum(place - 1 not in seen for place in seen)
+    assert len(segments) == breaks
+    assert len(seen) < len(stream) or steps == 40
 
-    stream = [np.arange(30), np.arange(30, 60)]
-    segments, trained = cut_windows(stream, tmp_path / "windows.npy")
-    assert [segment.tolist() for segment in segments] == [list(range(3, 13)), list(range(40, 50))]
-    assert trained == 30
-    np.save(tmp_path / "outside.npy", np.array([[55, 10]]))
-    with pytest.raises(ValueError, match="outside the 60 train tokens"):
-        cut_windows(stream, tmp_path / "outside.npy")
-    (tmp_path / "text.npy").write_text("no")
-    with pytest.raises(ValueError, match=r"not a \.npy file"):
-        cut_windows(stream, tmp_path / "text.npy")
+
+def test_a_checkpoint_that_does_not_say_what_it_was_trained_on(config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="does not say what the model was trained on .* set ngram_tokens to all"):
+        run({**config, "ngram_tokens": "trained"})
 
 
 @pytest.mark.parametrize(
@@ -233,21 +243,17 @@ def test_ngrams_without_train_shards_are_refused(config: dict[str, Any]) -> None
 def test_the_command_tells_of_its_parts_and_of_its_errors(
     config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    threads = torch.get_num_threads()
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**config, "output": str(tmp_path / "results.json"), "threads": 1}))
-    try:
-        assert main(str(path)) == 0
-        events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-        assert {event["part"] for event in events} == {"perplexity", "ngram", "minimal_pairs", "samples", "results"}
-        assert json.loads((tmp_path / "results.json").read_text()) == run(config)
-        path.write_text("{")
-        assert main(str(path)) == 2
-        assert "not valid JSON" in capfd.readouterr().err
-        assert main(str(tmp_path / "absent.json")) == 2
-        assert "cannot be read" in capfd.readouterr().err
-    finally:
-        torch.set_num_threads(threads)
+    path.write_text(json.dumps({**config, "output": str(tmp_path / "results.json")}))
+    assert main(str(path)) == 0
+    events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert {event["part"] for event in events} == {"perplexity", "ngram", "minimal_pairs", "samples", "results"}
+    assert json.loads((tmp_path / "results.json").read_text()) == run(config)
+    path.write_text("{")
+    assert main(str(path)) == 2
+    assert "not valid JSON" in capfd.readouterr().err
+    assert main(str(tmp_path / "absent.json")) == 2
+    assert "cannot be read" in capfd.readouterr().err
 
 
 def test_the_process_ends_when_its_parent_goes_away(config: dict[str, Any], tmp_path: Path) -> None:
@@ -259,6 +265,6 @@ def test_the_process_ends_when_its_parent_goes_away(config: dict[str, Any], tmp_
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["part"] == "perplexity"
     process.stdin.close()
-    assert process.wait(timeout=30) == 3
+    assert process.wait(timeout=30) == 143
     process.stdout.close()
     assert not (tmp_path / "results.json").exists()

@@ -7,25 +7,27 @@ import os
 import sys
 import threading
 
-from training.evaluation.command import main
+from training.evaluation import main
+
+TERMINATED = 143
 
 
-def _watch_stdin() -> None:
-    """End this process when the other end of its standard input goes away."""
-
-    def wait() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(3)
-
-    threading.Thread(target=wait, daemon=True).start()
+def end_with_parent() -> None:
+    """Read standard input to its end, then end the process: nothing half-written has a name that anyone believes."""
+    while os.read(0, 4096):
+        pass
+    os._exit(TERMINATED)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m training.evaluation", description=__doc__)
-    parser.add_argument("config", help="JSON file: training.evaluation.EvaluationRun")
-    parser.add_argument("--watch-stdin", action="store_true", help="end when standard input is closed")
-    arguments = parser.parse_args()
-    if arguments.watch_stdin:
-        _watch_stdin()
-    sys.exit(main(arguments.config))
+    parser.add_argument("config", help="JSON file of a training.evaluation.evaluate.EvaluationRun")
+    parser.add_argument(
+        "--watch-stdin", action="store_true", help="end when stdin closes, that is when the parent dies"
+    )
+    options = parser.parse_args()
+    if options.watch_stdin:
+        threading.Thread(target=end_with_parent, daemon=True).start()
+    # OpenMP threads that spin while they wait make a busy machine several times slower. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(main(options.config))

@@ -1,14 +1,11 @@
-"""`python -m training.evaluation CONFIG.json`: evaluate, and tell of each part as a line of JSON."""
+"""`python -m training.evaluation CONFIG.json`: evaluate, and tell of each part as it is done."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from training.evaluation.evaluate import run
 
@@ -16,13 +13,20 @@ from training.evaluation.evaluate import run
 def main(config_path: str) -> int:
     """Evaluate as a JSON file says; return the exit code: 0, or 2 for a wrong configuration or unreadable data."""
     try:
-        config = read_config(config_path)
-        torch.set_num_threads(int(config.get("threads") or 0) or len(os.sched_getaffinity(0)))
-        run(config, report=lambda event: print(json.dumps(event, ensure_ascii=False), flush=True))
+        run(read_config(config_path), tell)
     except (ValueError, OSError) as error:
-        print(f"evaluation: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def tell(event: dict[str, Any]) -> None:
+    """Print an event: a line of JSON for a program, a sentence in a terminal."""
+    line = json.dumps(event, ensure_ascii=False)
+    if sys.stdout.isatty():
+        facts = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("event", "part"))
+        line = f"{event['part']}: {facts}"
+    print(line, flush=True)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

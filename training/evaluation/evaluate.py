@@ -7,20 +7,26 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from training.checkpoints import describe, load_model
-from training.config import Shard, from_dict
+from training.config import Shard, TrainingConfig, from_dict
+from training.devices import resolve
+from training.distributed import World
 from training.evaluation.minimal_pairs import Pair, evaluate_pairs, read_pairs
 from training.evaluation.ngram import NgramModel
 from training.evaluation.perplexity import read_shard, score_shards
 from training.evaluation.scoring import token_log_probabilities
 from training.evaluation.templates import LANGUAGES, template_pairs
-from training.generation import DEFAULT_PROMPTS, Generator, SamplingConfig, as_dicts, end_of_text_id, load_tokenizer
+from training.generation import DEFAULT_PROMPTS, Generator, as_dicts, end_of_text_id, load_tokenizer
+from training.loader import TrainLoader
+from training.sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TEMPLATES = "templates:"
 Report = Callable[[dict[str, Any]], None]
@@ -37,15 +43,18 @@ class EvaluationRun:
     output: str
     """The results.json to write."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the trunk, as in training: bf16 where the device is built for it. The head computes in float32."""
     threads: int = 0
-    """CPU threads of `python -m training.evaluation`; 0 takes one for each core that the process may use."""
+    """CPU threads; 0 takes one for each core that the process may use."""
     stride: int | None = None
-    """Tokens between the ends of two windows; by default half the context, so that no later token sees less of it."""
+    """Tokens between the ends of two windows; by default the context length, so that each token is computed once, as in
+    the trainer's validation. A smaller one gives every token more context: the loss is lower, the work as much more."""
     ngram_order: int = 3
     """Order of the interpolated n-gram model; 0 leaves the n-gram models out."""
-    train_windows: str | None = None
-    """.npy file (windows, 2) of [start, length] into the train shards laid end to end: what the model was trained on.
-    By default the n-gram models count every train token, which makes them the stronger."""
+    ngram_tokens: Literal["all", "trained"] = "all"
+    """What the n-gram models count: all train tokens, which makes them the stronger, or only those that the checkpoint
+    was trained on, each once."""
     minimal_pairs: list[str] = field(default_factory=lambda: [f"{TEMPLATES}{language}" for language in LANGUAGES])
     """`templates:<language>` or a JSONL file of BLiMP's form."""
     pairs_per_phenomenon: int = 100
@@ -85,10 +94,10 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
 
     config: `EvaluationRun` as a dict. `report` is told of each part as it is done. The results:
 
-        checkpoint     name, step, parameters
-        evaluation     context_length, stride
+        checkpoint     name, step, trained_tokens (predictions it was trained on, repeats counted), parameters
+        evaluation     context_length, stride, precision
         perplexity     model, unigram, <n>-gram: each {"overall", "sources", "languages"}, see score_shards
-        ngram          order, counted_tokens, trained_tokens (positions the model was trained on), distinct n-grams
+        ngram          order, counted (all or trained), counted_tokens, distinct n-grams by model
         minimal_pairs  "templates" and the name of each file: {"overall", "languages", "phenomena"}
         samples        prompt, continuation, tokens, finished
         metrics        the main numbers under flat names, for a tracker
@@ -96,30 +105,38 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
     Raises ValueError for a wrong config, an unreadable checkpoint or shard, or validation data without a token.
     """
     settings = from_dict(EvaluationRun, dict(config))
-    device = _device(settings.device)
+    compute = resolve(
+        TrainingConfig(device=settings.device, precision=settings.precision, threads=settings.threads, compile="off"),
+        World(),
+    )
     tokenizer = load_tokenizer(settings.checkpoint)
     end_of_text = end_of_text_id(settings.checkpoint, tokenizer)
-    model, _ = load_model(settings.checkpoint, device)
+    model, _ = load_model(settings.checkpoint, compute.device)
     validation = settings.shards("validation")
     if not validation:
         raise ValueError("data: there is no validation shard with a token in it; nothing can be evaluated")
-    step = describe(settings.checkpoint).get("step")
+    description = describe(settings.checkpoint)
+    stride = settings.stride or model.config.context_length
     results: dict[str, Any] = {
         "checkpoint": {
             "name": Path(settings.checkpoint).name,
-            "step": step,
+            "step": description.get("step"),
+            "trained_tokens": description.get("tokens"),
             "parameters": model.parameters_count(),
-        }
+        },
+        "evaluation": {
+            "context_length": model.config.context_length,
+            "stride": stride,
+            "precision": compute.precision,
+        },
+        "perplexity": {},
     }
     parts = _Parts(report, 4 + (settings.ngram_order > 0))
 
-    stride = settings.stride or max(1, model.config.context_length // 2)
-    results["perplexity"] = {
-        "model": score_shards(
-            validation, end_of_text, lambda ids: token_log_probabilities(model, ids, end_of_text, stride=stride)
-        )
-    }
-    results["evaluation"] = {"context_length": model.config.context_length, "stride": stride}
+    def scorer(ids: Sequence[NDArray[np.integer]]) -> list[NDArray[np.float32]]:
+        return token_log_probabilities(model, ids, end_of_text, stride=stride, arithmetic=compute.autocast)
+
+    results["perplexity"]["model"] = score_shards(validation, end_of_text, scorer)
     parts.done("perplexity", results["perplexity"]["model"]["overall"])
 
     if settings.ngram_order:
@@ -129,7 +146,7 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
     results["minimal_pairs"] = {}
     generator = Generator(model, tokenizer, end_of_text)
     for name, pairs in _pair_sets(settings).items():
-        results["minimal_pairs"][name] = _score_pairs(generator, pairs)
+        results["minimal_pairs"][name] = evaluate_pairs(pairs, functools.partial(_encode, tokenizer), scorer)
         parts.tell("minimal_pairs", {"set": name, **results["minimal_pairs"][name]["overall"]})
     parts.done("minimal_pairs", {})
 
@@ -143,27 +160,27 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
 
 
 def flat_metrics(results: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of the results as a tracker shows them: `evaluation/<model>/<group>/<measure>`."""
-    metrics: dict[str, float] = {}
+    """The numbers of the results under the names that a tracker shows, in the manner of the trainer's validation.
 
-    def add(name: str, value: float | None) -> None:
-        if value is not None:
-            metrics[name] = value
-
-    for model, scores in results["perplexity"].items():
-        prefix = "evaluation" if model == "model" else f"evaluation/{model}"
-        for measure in ("loss", "perplexity", "bits_per_byte"):
-            add(f"{prefix}/{measure}", scores["overall"][measure])
-            if model == "model":
-                for group in ("sources", "languages"):
-                    for name, facts in scores[group].items():
-                        add(f"{prefix}/{group[:-1]}/{name}/{measure}", facts[measure])
+    `evaluation/loss`, `evaluation/loss/source/<source>`, `evaluation/loss/baseline/unigram`,
+    `evaluation/minimal_pairs/accuracy/<set>/<language>`.
+    """
+    metrics: dict[str, float | None] = {}
+    for measure in ("loss", "perplexity", "bits_per_byte"):
+        for model, scores in results["perplexity"].items():
+            if model != "model":
+                metrics[f"evaluation/{measure}/baseline/{model}"] = scores["overall"][measure]
+                continue
+            metrics[f"evaluation/{measure}"] = scores["overall"][measure]
+            for group, label in (("sources", "source"), ("languages", "language")):
+                for name, facts in scores[group].items():
+                    metrics[f"evaluation/{measure}/{label}/{name}"] = facts[measure]
     for name, scores in results["minimal_pairs"].items():
-        add(f"evaluation/minimal_pairs/{name}/accuracy", scores["overall"]["accuracy"])
-        add(f"evaluation/minimal_pairs/{name}/standard_error", scores["overall"]["standard_error"])
-        for language, facts in scores["languages"].items():
-            add(f"evaluation/minimal_pairs/{name}/{language}/accuracy", facts["accuracy"])
-    return metrics
+        for measure in ("accuracy", "standard_error"):
+            metrics[f"evaluation/minimal_pairs/{measure}/{name}"] = scores["overall"][measure]
+            for language, facts in scores["languages"].items():
+                metrics[f"evaluation/minimal_pairs/{measure}/{name}/{language}"] = facts[measure]
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 class _Parts:
@@ -190,13 +207,12 @@ def _ngram_models(
     if not train:
         raise ValueError("data: the n-gram models need train shards; add them or set ngram_order to 0")
     segments: list[NDArray[np.integer]] = [read_shard(shard) for shard in train]
-    trained = sum(len(segment) for segment in segments)
-    if settings.train_windows is not None:
-        segments, trained = cut_windows(segments, settings.train_windows)
+    if settings.ngram_tokens == "trained":
+        segments = trained_segments(train, settings.checkpoint)
     facts: dict[str, Any] = {
         "order": settings.ngram_order,
+        "counted": settings.ngram_tokens,
         "counted_tokens": sum(len(segment) for segment in segments),
-        "trained_tokens": trained,
         "distinct": {},
     }
     for order in sorted({1, settings.ngram_order}):
@@ -220,27 +236,31 @@ def ngram_name(order: int) -> str:
     return "unigram" if order == 1 else f"{order}-gram"
 
 
-def cut_windows(
-    shards: Sequence[NDArray[np.integer]], windows_path: str | Path
-) -> tuple[list[NDArray[np.integer]], int]:
-    """The tokens of the windows [start, length] over the shards laid end to end, and the sum of all lengths.
+def trained_segments(train: Sequence[Shard], checkpoint_dir: str | Path) -> list[NDArray[np.integer]]:
+    """The stretches of the train shards, laid end to end, that a checkpoint has seen as input or target, each once.
 
-    A window that was trained on twice is counted once: its repetition tells a count model nothing new. Raises
-    ValueError for a file that is no such list or a window that leaves the tokens.
+    They follow from the seed, the batch and the step that its trainer.json names. Raises ValueError without one.
     """
+    path = Path(checkpoint_dir) / "trainer.json"
     try:
-        windows = np.load(windows_path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{windows_path}: not a .npy file of windows: {error}") from None
-    stream = np.concatenate(shards)
-    if windows.ndim != 2 or windows.shape[1] != 2 or windows.dtype.kind not in "iu":
+        document = json.loads(path.read_text(encoding="utf-8"))
+        identity, step = document["identity"], int(document["step"])
+        length, batch = int(identity["training.sequence_length"]), int(identity["training.batch_size"])
+        seed = int(identity["training.seed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{windows_path}: expected integers of shape (windows, 2), got {windows.dtype} {windows.shape}"
-        )
-    windows = windows.astype(np.int64)
-    if len(windows) and (windows.min() < 0 or windows.sum(axis=1).max() > len(stream)):
-        raise ValueError(f"{windows_path}: a window lies outside the {len(stream)} train tokens")
-    return [stream[start : start + length] for start, length in np.unique(windows, axis=0)], int(windows[:, 1].sum())
+            f"{path}: does not say what the model was trained on ({error!r}); set ngram_tokens to all"
+        ) from None
+    loader = TrainLoader(train, length, batch, seed)
+    starts = loader.starts(np.arange(step * batch))
+    stream = np.concatenate([read_shard(shard) for shard in train])
+    places = 2 * len(stream) + 1  # a window may go on from the end of the tokens at their beginning
+    begun = np.bincount(starts, minlength=places)
+    ended = np.bincount(starts + length + 1, minlength=places)
+    depth = np.cumsum(begun - ended)[:-1]
+    seen = np.concatenate([[False], (depth[: len(stream)] + depth[len(stream) :]) > 0, [False]])
+    edges = np.flatnonzero(seen[1:] != seen[:-1])
+    return [stream[start:end] for start, end in edges.reshape(-1, 2)]
 
 
 def _pair_sets(settings: EvaluationRun) -> dict[str, list[Pair]]:
@@ -256,23 +276,9 @@ def _pair_sets(settings: EvaluationRun) -> dict[str, list[Pair]]:
     return sets
 
 
-def _score_pairs(generator: Generator, pairs: Sequence[Pair]) -> dict[str, Any]:
-    return evaluate_pairs(
-        pairs,
-        lambda sentences: [
-            np.array(encoding.ids, dtype=np.int64)
-            for encoding in generator.tokenizer.encode_batch(sentences, add_special_tokens=False)
-        ],
-        lambda ids: token_log_probabilities(generator.model, ids, generator.end_of_text),
-    )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch sees no CUDA device; set it to auto or cpu")
-    return torch.device(name)
+def _encode(tokenizer: Tokenizer, sentences: list[str]) -> list[NDArray[np.int64]]:
+    encodings = tokenizer.encode_batch(sentences, add_special_tokens=False)
+    return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
 def _write(path: Path, results: Mapping[str, Any]) -> None:
@@ -280,6 +286,3 @@ def _write(path: Path, results: Mapping[str, Any]) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     part.replace(path)
-
-
-__all__ = ["EvaluationRun", "cut_windows", "flat_metrics", "run"]

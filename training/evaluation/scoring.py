@@ -8,20 +8,19 @@ before it scored, and uses the others as context. So after the first window each
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from training.models.gpt import GPT
+from training.objectives.cross_entropy import IGNORED, token_losses
 
-# Logits of one forward pass, as float32 numbers: 256 MiB on a CPU, where larger batches are no faster; 2 GiB on a GPU.
-LOGITS_CPU = 2**26
-LOGITS_GPU = 2**29
+POSITIONS = {"cpu": 4096, "cuda": 65536}
+"""Positions of one forward pass. On a CPU larger ones are no faster."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,15 @@ def token_log_probabilities(
     *,
     context_length: int | None = None,
     stride: int | None = None,
-    logits_limit: int | None = None,
+    positions: int | None = None,
+    arithmetic: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> list[NDArray[np.float32]]:
     """Natural log of the probability of each token of each sequence (1-D ids), in arrays of the sequences' lengths.
 
     Sequences share batches with others of about their length, padded on the right, where a causal model cannot see it.
-    context_length: by default the model's; stride: by default the context length (disjoint windows); logits_limit: the
-    most logits of one forward pass. Raises ValueError for a stride or context length out of range.
+    context_length: by default the model's; stride: by default the context length (disjoint windows); positions: the
+    most of one forward pass; arithmetic: the context in which the trunk computes (`Compute.autocast`), the head always
+    in float32. Raises ValueError for a stride or context length out of range.
     """
     longest = model.config.context_length
     context_length = longest if context_length is None else context_length
@@ -76,12 +77,13 @@ def token_log_probabilities(
     ]
     results = [np.zeros(len(stream) - 1, dtype=np.float32) for stream in streams]
     device = next(model.parameters()).device
-    limit = logits_limit or (LOGITS_GPU if device.type == "cuda" else LOGITS_CPU)
+    limit = positions or POSITIONS.get(device.type, 4096)
     was_training = model.training
     model.eval()
     try:
-        for batch in _batches(windows, max(1, limit // model.vocabulary_size)):
-            _score(model, batch, streams, results, end_of_text, device)
+        for batch in _batches(windows, limit):
+            with arithmetic():
+                _score(model, batch, streams, results, end_of_text, device)
     finally:
         model.train(was_training)
     return results
@@ -109,18 +111,16 @@ def _score(
     device: torch.device,
 ) -> None:
     longest = batch[0].end - batch[0].start
-    ids = np.full((len(batch), longest + 1), padding, dtype=np.int64)
+    ids = np.full((len(batch), longest), padding, dtype=np.int64)
+    targets = np.full((len(batch), longest), IGNORED, dtype=np.int64)
     for row, window in enumerate(batch):
-        ids[row, : window.end - window.start + 1] = streams[window.sequence][window.start : window.end + 1]
-    ids_BT = torch.from_numpy(ids).to(device)
-    scores_BT = target_log_probabilities(model, ids_BT[:, :-1], ids_BT[:, 1:]).cpu().numpy()
+        stream, length = streams[window.sequence], window.end - window.start
+        ids[row, :length] = stream[window.start : window.end]
+        targets[row, window.scored - window.start : length] = stream[window.scored + 1 : window.end + 1]
+    hidden_BTD = model.hidden(torch.from_numpy(ids).to(device))
+    losses = token_losses(hidden_BTD.flatten(0, 1), model.head.weight, torch.from_numpy(targets).flatten().to(device))
+    scores = -losses.view(len(batch), longest).cpu().numpy()
     for row, window in enumerate(batch):
-        scored = slice(window.scored - window.start, window.end - window.start)
-        results[window.sequence][window.scored : window.end] = scores_BT[row, scored]
-
-
-def target_log_probabilities(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Natural log of the probability of each target (B, T), computed in float32 whatever the model's own arithmetic."""
-    logits_BTV = model(inputs_BT).float()
-    flat = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
-    return -flat.view_as(targets_BT)
+        results[window.sequence][window.scored : window.end] = scores[
+            row, window.scored - window.start : window.end - window.start
+        ]

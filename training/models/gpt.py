@@ -29,10 +29,10 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.width, vocabulary_size, bias=False)
         if config.tied_embeddings:
             self.head.weight = self.embedding.weight
-        self.register_buffer("cos_TK", torch.empty(0), persistent=False)
-        self.register_buffer("sin_TK", torch.empty(0), persistent=False)
+        cos_TK, sin_TK = rotary_table(config.context_length, config.width // config.heads, config.rope_theta)
+        self.register_buffer("cos_TK", cos_TK, persistent=False)
+        self.register_buffer("sin_TK", sin_TK, persistent=False)
         self.reset_parameters()
-        self.reset_buffers()
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Next-token logits (B, T, V) of ids (B, T) int64; raises ValueError if T exceeds the context length."""
@@ -64,12 +64,6 @@ class GPT(nn.Module):
             matrices.append(("head", self.head.weight))
         for kind, weight in matrices:
             weight.normal_(std=deviation(kind, weight.shape[1], self.config.layers))
-
-    def reset_buffers(self) -> None:
-        """Compute the rotary table on the device of the weights."""
-        config, device = self.config, self.embedding.weight.device
-        cos_TK, sin_TK = rotary_table(config.context_length, config.width // config.heads, config.rope_theta)
-        self.cos_TK, self.sin_TK = cos_TK.to(device), sin_TK.to(device)
 
     def parameters_count(self) -> int:
         """Trained parameters, a tied matrix counted once."""

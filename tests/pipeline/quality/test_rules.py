@@ -55,13 +55,13 @@ def test_a_config_survives_json(rules: type[RuleSet]):
     assert rules.model_validate_json(rules().model_dump_json()) == rules()
 
 
-def test_overrides_of_unspaced_languages_are_defaults_that_a_recipe_replaces():
+def test_overrides_of_a_recipe_are_laid_over_the_default_ones_of_the_language():
     rules = GopherQuality()
     for language in UNSPACED_LANGUAGES:
         assert thresholds(rules, language)["minimum_mean_word_length"] is None
         assert thresholds(rules, language)["maximum_hash_to_word_ratio"] == 0.1
-    changed = GopherQuality(overrides={"zh": {}, "de": {"maximum_mean_word_length": 12}})
-    assert thresholds(changed, "zh") == thresholds(changed, "en")
+    changed = GopherQuality(overrides={"zh": {"minimum_words": 20}, "de": {"maximum_mean_word_length": 12}})
+    assert thresholds(changed, "zh") == {**thresholds(rules, "zh"), "minimum_words": 20}
     assert thresholds(changed, "de")["maximum_mean_word_length"] == 12
     assert thresholds(changed, "ja")["minimum_mean_word_length"] is None
 

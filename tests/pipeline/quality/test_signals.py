@@ -85,6 +85,12 @@ def test_sentences(text: str, count: int):
     assert signals(text)["sentences"] == sum(map(reference.sentences, reference.lines(text))) == count
 
 
+@pytest.mark.parametrize(("text", "count"), [("a..", 0), ("a....", 1), ("a......", 2), ("a.. .", 0), ("a … b...", 2)])
+def test_ellipses(text: str, count: int):
+    row = signals(text)
+    assert row["ellipsis_to_word_ratio"] * row["words"] == count
+
+
 def test_phrases_are_whole_words_in_one_line():
     assert signals("Lorem\nipsum")["lorem_ipsum_lines"] == 0
     assert signals("So: LOREM,  ipsum dolor")["lorem_ipsum_lines"] == 1
