@@ -127,7 +127,7 @@ class EvaluateConfig(StageConfig):
     ngram_order: int = Field(3, ge=1, le=5, description="Order of the interpolated n-gram model to compare with.")
     minimal_pairs: tuple[str, ...] = Field(
         ("templates:en", "templates:zh"),
-        description="Own templates by language, or files of BLiMP's form (JSON lines with sentence_good, sentence_bad).",
+        description="Own templates by language, or files of BLiMP's form (lines with sentence_good, sentence_bad).",
     )
     pairs_per_phenomenon: int = Field(100, ge=1, description="Pairs that each own template makes.")
     prompts: tuple[str, ...] = Field(

@@ -194,7 +194,7 @@ class UnitOutput:
             dict(sorted(self.counts.items())),
             {
                 "seconds": round(time.time() - started, 3),
-                "cpu_seconds": round(time.process_time() - cpu_started, 3),
+                "cpu_seconds": round(cpu_seconds() - cpu_started, 3),
                 "started": started,
                 "peak_memory_bytes": peak_memory_bytes(),
                 "host": platform.node(),
@@ -335,7 +335,7 @@ def execute_unit(stage: Stage[Any], ref: StageRef, unit: Unit) -> UnitRecord:
 
     Raises StageError naming the unit where it fails; what it had written is removed.
     """
-    started, cpu_started = time.time(), time.process_time()
+    started, cpu_started = time.time(), cpu_seconds()
     scratch = Path(ref.path if is_local(ref.path) else tempfile.gettempdir(), temporary_name())
     try:
         scratch.mkdir(parents=True)
@@ -377,9 +377,15 @@ def check_conservation(stage: str, unit: str | None, counts: Mapping[str, int]) 
         )
 
 
+def cpu_seconds() -> float:
+    """Return the processor time of this process and of the children that it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 def peak_memory_bytes() -> int:
-    """Return the peak resident memory of this process in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the peak resident memory in bytes: this process's, or that of its largest finished child."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak if sys.platform == "darwin" else peak * 1024
 
 

@@ -30,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("config", help="JSON file of a training.config.TrainingRun")
     train.add_argument("--watch-stdin", action="store_true", help="end when stdin closes, that is when the parent dies")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
     if options.watch_stdin:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     # OpenMP threads that spin while they wait make a busy machine several times slower. Read when torch is loaded.
@@ -76,4 +75,5 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())

@@ -106,12 +106,10 @@ def _find(connection: duckdb.DuckDBPyConnection, key: str) -> dict[str, Any]:
             SELECT id, source, locator, url, false AS in_detail FROM ingested
             UNION ALL
             SELECT id, source, NULL, NULL, starts_with(detail, $1 || ': ') FROM ledger
-            WHERE stage = 'ingest' AND action = 'dropped'),
-        ranked AS (
-            SELECT *, CASE WHEN id = $1 THEN 0 WHEN $2 AND starts_with(id, $1) THEN 1
-                WHEN url = $1 OR locator = $1 OR source || ' ' || locator = $1 OR in_detail THEN 2 END AS rank
-            FROM known)
-        SELECT * FROM ranked WHERE rank = (SELECT min(rank) FROM ranked) ORDER BY source, locator, id
+            WHERE stage = 'ingest' AND action = 'dropped')
+        SELECT * FROM known
+        WHERE ($2 AND starts_with(id, $1)) OR url = $1 OR locator = $1 OR source || ' ' || locator = $1 OR in_detail
+        ORDER BY source, locator, id
         LIMIT {CANDIDATES + 1}
         """,
         key,

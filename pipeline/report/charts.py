@@ -22,8 +22,8 @@ class Part:
     tip: str = ""
 
 
-def bar(parts: Sequence[Part], whole: float, height: int = 12) -> Markup:
-    """Return a stacked bar as wide as its place, of which `whole` is the full width."""
+def bar(parts: Sequence[Part], whole: float, marks: Sequence[Part] = (), height: int = 12) -> Markup:
+    """Return a stacked bar as wide as its place, of which `whole` is the full width, with marks to compare it to."""
     shapes, left = [], 0.0
     for part in parts:
         share = 100 * part.value / whole if whole else 0.0
@@ -40,12 +40,15 @@ def bar(parts: Sequence[Part], whole: float, height: int = 12) -> Markup:
                 )
             )
         left += share
+    for mark in marks:
+        at = f"{min(100.0, 100 * mark.value / whole) if whole else 0.0:.2f}%"
+        shapes.append(el("line", x1=at, x2=at, y1=-1, y2=height + 1, class_=mark.class_, data_tip=mark.tip or None))
     return el("svg", shapes, class_="bar", height=height, aria_hidden="true")
 
 
 def interval(value: float, error: float, low: float, high: float, reference: float, tip: str) -> Markup:
     """Return a dot with its 95 % interval on a scale from low to high, and a line at the reference."""
-    scale = Scale(low, high, 0, 100)
+    scale = Scale(low, high, 3, 97)
     margin = 1.96 * error
     return el(
         "svg",
@@ -225,11 +228,11 @@ def line_chart(
             el("line", x1=left, x2=right, y1=y(mark), y2=y(mark), class_="grid"),
             el("text", y_format(mark), x=left - 8, y=y(mark) + 4, class_="tick", text_anchor="end"),
         ]
-    for mark in ticks(min(xs), max(xs), max(2, int((right - left) / 110))):
+    for mark in ticks(min(xs), max(xs), max(3, int((right - left) / 110))):
         shapes.append(el("text", x_format(mark), x=x(mark), y=bottom + 18, class_="tick", text_anchor="middle"))
     shapes.append(el("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
     if x_label:
-        shapes.append(el("text", x_label, x=right + 8, y=bottom + 4, class_="tick"))
+        shapes.append(el("text", x_label, x=left - 8, y=bottom + 18, class_="tick", text_anchor="end"))
     labels: list[tuple[float, str, str]] = []
     for reference in references:
         at = y(reference.value)

@@ -213,7 +213,7 @@ def _rules(facts: Facts) -> list[Markup]:
     if len(folded) < 4:
         shown, folded = order, []
     sources = [source for source, _ in _top_sources(facts)]
-    columns = [Column("Stage"), Column("Rule"), Column("Documents", "number"), Column("Text", "number")]
+    columns = [Column("Stage", "stage"), Column("Rule"), Column("Documents", "number"), Column("Text", "number")]
     columns += [Column(fit(source, 130, 12.5), "heat", f"Documents of {source}") for source in sources]
     parts = [
         table(columns, [_rule_row(facts, sources, name, rules[name]) for name in names])

@@ -182,7 +182,8 @@ def _model_sentence(facts: Facts) -> list[Child]:
             f"{_article(name)} {name} model"
             for name, value in score.baselines.items()
         ]
-        sentence.append(f", {enumeration(gaps)} of the same tokens")
+        counted = facts.model.results.get("ngram", {}).get("counted_tokens")
+        sentence.append(f", {enumeration(gaps)}" + (f" of {short_count(counted)} training tokens" if counted else ""))
     sentence.append(f" ({decimal(score.bits_per_byte, 2)} bits per byte)." if score.bits_per_byte is not None else ".")
     advice = _advice(facts.model.curves)
     return [*sentence, f" {advice}" if advice else None]

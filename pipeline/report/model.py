@@ -171,15 +171,12 @@ def _overall(perplexity: Mapping[str, Any]) -> Markup | None:
     rows: list[list[Child]] = []
     for name, value in perplexity.items():
         overall = value["overall"]
-        ours = name == "model"
+        bits, ours = overall["bits_per_byte"], name == "model"
         rows.append(
             [
                 el("b", "this model") if ours else name,
-                Cell(
-                    bar([Part(overall["bits_per_byte"] or 0.0, "kept" if ours else "kept-3")], most),
-                    overall["bits_per_byte"],
-                ),
-                Cell(decimal(overall["bits_per_byte"]), overall["bits_per_byte"]),
+                Cell(bar([Part(bits or 0.0, "kept" if ours else "other")], most), bits),
+                Cell(decimal(bits), bits),
                 Cell(decimal(overall["loss"]), overall["loss"]),
                 Cell(decimal(overall["perplexity"], 1), overall["perplexity"]),
             ]
@@ -204,33 +201,27 @@ def _groups(
     if not ours:
         return None
     others = [name for name in perplexity if name != "model"]
-    most = max(
-        (
-            perplexity[name].get(group, {}).get(key, {}).get("bits_per_byte") or 0.0
-            for name in perplexity
-            for key in ours
-        ),
-        default=0.0,
-    )
+
+    def bits_of(model: str, key: str) -> float | None:
+        return perplexity[model].get(group, {}).get(key, {}).get("bits_per_byte")
+
+    most = max(bits_of(name, key) or 0.0 for name in perplexity for key in ours)
     rows: list[list[Child]] = []
-    for key_, scored in sorted(ours.items(), key=lambda item: (-item[1].get("tokens", 0), item[0])):
+    for key, scored in sorted(ours.items(), key=lambda item: (-item[1].get("tokens", 0), item[0])):
         bits = scored.get("bits_per_byte")
-        best_count = min(
-            (value for name in others if (value := perplexity[name].get(group, {}).get(key_, {}).get("bits_per_byte"))),
-            default=None,
-        )
-        parts = [Part(bits or 0.0, "kept", f"this model {decimal(bits)}")]
-        if best_count is not None and bits is not None and best_count > bits:
-            parts.append(Part(best_count - bits, "kept-3", f"best count model {decimal(best_count)}"))
+        part = Part(bits or 0.0, "kept", f"this model {decimal(bits)}")
+        marks = [
+            Part(bits_of(name, key) or 0.0, "threshold", f"{name} {decimal(bits_of(name, key))}") for name in others
+        ]
         rows.append(
             [
-                corpus_text(shown(key_)),
+                corpus_text(shown(key)),
                 Cell(count(scored.get("tokens")), scored.get("tokens")),
                 Cell(decimal(scored.get("loss"), 2), scored.get("loss")),
                 Cell(decimal(scored.get("perplexity"), 1), scored.get("perplexity")),
                 Cell(el("b", decimal(bits, 2)), bits),
-                *(_other(perplexity[name].get(group, {}).get(key_, {})) for name in others),
-                Cell(bar(parts, most), bits),
+                *(Cell(decimal(bits_of(name, key), 2), bits_of(name, key)) for name in others),
+                Cell(bar([part], most, marks), bits),
             ]
         )
     columns = [
@@ -240,52 +231,37 @@ def _groups(
         Column("Perplexity", "number"),
         Column("Bits per byte", "number"),
         *(Column(name, "number", f"Bits per byte of the {name} model") for name in others),
-        Column("", "chart"),
+        Column("bits per byte, lines: count models" if others else "", "chart"),
     ]
     return [el("h3", title), table(columns, rows)]
 
 
-def _other(scored: Mapping[str, Any]) -> Cell:
-    bits = scored.get("bits_per_byte")
-    return Cell(decimal(bits, 2), bits)
-
-
 def _minimal_pairs(name: str, scored: Mapping[str, Any]) -> list[Markup]:
-    """Return one set of minimal pairs: accuracy of each phenomenon with its 95 % interval against chance."""
-    rows: list[list[Child]] = [_pair_row(el("b", "all"), scored["overall"])]
-    languages, phenomena = scored.get("languages", {}), scored.get("phenomena", {})
-    for language, value in languages.items():
-        if len(languages) > 1:
-            rows.append(_pair_row(el("b", language_name(language)), value))
-        own = {key: item for key, item in phenomena.items() if key.partition("/")[0] == language}
-        for key_, item in sorted(own.items(), key=lambda entry: (-entry[1]["accuracy"], entry[0])):
-            rows.append(_pair_row(el("span", words(key_.partition("/")[2]), class_="indent"), item))
-    columns = [
-        Column("Phenomenon", "name"),
-        Column("Pairs", "number"),
-        Column("Accuracy", "number"),
-        Column("\u00b1", "number", "Standard error"),
-        Column("0 to 1, line at chance", "chart"),
-    ]
-    title = "Minimal pairs" if name == "templates" else f"Minimal pairs: {name}"
+    """Return one set of minimal pairs: a table a language, each phenomenon with its 95 % interval against chance."""
+    overall, languages, phenomena = scored["overall"], scored.get("languages", {}), scored.get("phenomena", {})
     text = (
-        "Of two sentences that differ in one point of grammar the likelier one is the model's choice. "
-        "The whiskers are 95 % intervals; one that touches the line at 0.5 does not tell the model from guessing."
+        "Of two sentences that differ in one point of grammar the likelier one is the model's choice: right in "
+        f"{decimal(overall['accuracy'], 3)} ± {decimal(overall['standard_error'], 3)} of {count(overall['pairs'])} pairs. "
+        "The whiskers are 95 % intervals from 0 to 1; one that touches the line, chance, does not tell the model from "
+        "guessing."
     )
-    return [el("h3", title), el("p", text), table(columns, rows)]
+    tables = []
+    for language, value in languages.items():
+        rows = [_pair_row(el("b", language_name(language)), value)]
+        own = {key: item for key, item in phenomena.items() if key.partition("/")[0] == language}
+        for key, item in sorted(own.items(), key=lambda entry: (-entry[1]["accuracy"], entry[0])):
+            rows.append(_pair_row(words(key.partition("/")[2]), item))
+        columns = [Column("Phenomenon"), Column("Accuracy", "number"), Column("±", "number"), Column("", "chart")]
+        tables.append(table(columns, rows))
+    title = "Minimal pairs" if name == "templates" else f"Minimal pairs: {name}"
+    return [el("h3", title), el("p", text), el("div", tables, class_="columns")]
 
 
 def _pair_row(name: Child, scored: Mapping[str, Any]) -> list[Child]:
     accuracy, error = scored["accuracy"], scored["standard_error"]
     tip = f"{decimal(accuracy, 3)} ± {decimal(error, 3)} of {count(scored['pairs'])} pairs"
     chart = interval(accuracy, error, 0.0, 1.0, scored.get("chance", 0.5), tip)
-    return [
-        name,
-        Cell(count(scored["pairs"]), scored["pairs"]),
-        Cell(decimal(accuracy, 2), accuracy),
-        Cell(decimal(error, 3), error),
-        Cell(chart, accuracy),
-    ]
+    return [name, Cell(decimal(accuracy, 2), accuracy), Cell(decimal(error, 3), error), Cell(chart, accuracy)]
 
 
 def samples_section(facts: Facts) -> Markup:

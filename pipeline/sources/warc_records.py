@@ -81,7 +81,7 @@ class Framer:
                 self._drop(size)
             elif cut is not None or self._next_record() >= 0:
                 yield offset, ("broken_record", SHORT, None, None)
-                self._drop(cut if cut is not None else self._next_record())
+                self._drop(min(place for place in (cut, self._next_record()) if place is not None and place >= 0))
             else:
                 yield from self._cut_short(offset, SHORT)
                 return

@@ -23,6 +23,7 @@ from pipeline.sources.wikitext import CATEGORIES, FILES, plain_text
 
 SUFFIXES = (".xml",)
 HEADER_BYTES = MIB
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
 _NO_MARK = re.compile(r"\A\s*#\s*\w+\s*:?\s*\[\[[^\[\]\n]+\]\]")
 _DECLARED = re.compile(rb"""\A<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -154,10 +155,11 @@ class _Pages:
         )
 
     def _namespace(self, page: ET.Element, title: str) -> int:
-        try:
-            return int(page.findtext("ns") or "")
-        except ValueError:  # exports before version 0.6 have no <ns>
-            return self.namespaces.get(title.partition(":")[0], 0) if ":" in title else 0
+        number = (page.findtext("ns") or "").strip()
+        if _INTEGER.fullmatch(number):
+            return int(number)
+        # Exports before version 0.6 have no <ns>.
+        return self.namespaces.get(title.partition(":")[0], 0) if ":" in title else 0
 
 
 def _not_well_formed(locator: str, data: bytes, error: ET.ParseError) -> Rejected:
@@ -191,7 +193,7 @@ def _header(raw: Raw, compression: Compression, limits: Limits) -> dict[str, Any
         tag = element.tag.rpartition("}")[2]
         if tag == "base" and element.text and "/" in element.text:
             options["base"] = element.text.rpartition("/")[0] + "/"
-        elif tag == "namespace" and element.text:
+        elif tag == "namespace" and element.text and _INTEGER.fullmatch(element.get("key") or ""):
             options["namespaces"][element.text] = int(element.get("key") or 0)
     return options
 

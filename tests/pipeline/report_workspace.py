@@ -249,6 +249,7 @@ def evaluation_results() -> dict[str, Any]:
         "checkpoint": {"name": "step-400", "step": 400, "parameters": 5_200_000},
         "evaluation": {"context_length": 256, "stride": 128},
         "perplexity": {"model": scores(3.21), "unigram": scores(6.62), "3-gram": scores(4.35)},
+        "ngram": {"order": 3, "counted_tokens": 112_000, "trained_tokens": 112_000, "distinct": {}},
         "minimal_pairs": {
             "templates": {
                 "overall": accuracy(0.66, 600),

@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.annotate import SIGNALS_SCHEMA, Annotate, AnnotateConfig
@@ -199,8 +200,10 @@ def test_documents_are_those_that_the_filter_kept(run: Run) -> None:
 def test_a_path_is_a_name_and_not_a_pattern(run: Run) -> None:
     matching = run.workspace.parent / WORKSPACE.replace("[workspace]", "w").replace("*", "x")
     shutil.copytree(run.workspace, matching)
+    for path in [*matching.glob("store/ingest/*/documents/*"), *matching.glob("store/filter/*/documents/*")]:
+        pq.write_table(pq.read_table(path).slice(0, 1), path)
     assert run.rows("SELECT count(*) AS n FROM documents") == [{"n": 9}]
-    assert run.rows("SELECT count(*) AS n FROM ingested") == [{"n": 14}]
+    assert run.rows("SELECT count(*) AS n FROM ingested") == [{"n": len(run.texts)}]
 
 
 def test_the_funnel_is_that_of_the_manifests(run: Run) -> None:

@@ -44,7 +44,7 @@ def plain_first_words(text: str, limit: int) -> str:
 
 
 @given(st.lists(texts, max_size=5), st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_first_words(batch: list[str], limit: int):
     found = first_words(pa.array(batch, pa.large_string()), limit)
     found.validate(full=True)
@@ -52,7 +52,7 @@ def test_first_words(batch: list[str], limit: int):
 
 
 @given(arrays())
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_first_words_of_any_array(array: pa.Array | pa.ChunkedArray):
     expected = [plain_first_words(text or "", 10) for text in array.to_pylist()]
     assert first_words(array, 10).to_pylist() == expected

@@ -304,16 +304,26 @@ def test_the_model_part_shows_its_numbers(page: Page, facts: Facts) -> None:
     assert list(score.baselines) == ["unigram", "3-gram"]
     assert score.loss == 3.21
     assert "unigram 6.62, 3-gram 4.35" in page.text()
-    assert "3.41 below a unigram model and 1.14 below a 3-gram model" in page.text()
+    assert "3.41 below a unigram model and 1.14 below a 3-gram model of 112 k training tokens" in page.text().replace(
+        "\u202f", " "
+    )
     assert "5.20 M" in page.text().replace("\u202f", " ")
     evaluation = page.text("evaluation")
-    for shown in ("English", "Chinese", "Spanish", "subject verb agreement", "0.81", "resultative order"):
+    for shown in (
+        "English",
+        "Chinese",
+        "Spanish",
+        "subject verb agreement",
+        "0.81",
+        "resultative order",
+        "0.660 ± 0.019 of 600 pairs",
+    ):
         assert shown in evaluation
     whiskers = [a for tag, a in page.elements if tag == "line" and a.get("class") == "whisker"]
     left, right = whiskers[-1]["x1"], whiskers[-1]["x2"]  # resultative order: 0.48, 100 pairs
     margin = 1.96 * math.sqrt(0.48 * 0.52 / 100)
-    assert float(left.rstrip("%")) == pytest.approx(100 * (0.48 - margin), abs=0.01)  # type: ignore[union-attr]
-    assert float(right.rstrip("%")) == pytest.approx(100 * (0.48 + margin), abs=0.01)  # type: ignore[union-attr]
+    assert float(left.rstrip("%")) == pytest.approx(3 + 94 * (0.48 - margin), abs=0.01)  # type: ignore[union-attr]
+    assert float(right.rstrip("%")) == pytest.approx(3 + 94 * (0.48 + margin), abs=0.01)  # type: ignore[union-attr]
     assert totals(facts).peak_memory_bytes == 5 << 30
     assert "20,005 tokens a second" in page.text("training")
     assert "Learning rate" in page.text("training")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,14 +56,15 @@ def tiny_model(vocabulary: int, context_length: int = 16, seed: int = 0) -> GPT:
     return model.eval()
 
 
-def tiny_checkpoint(folder: Path, step: int = 10, context_length: int = 16, seed: int = 0) -> Path:
+def tiny_checkpoint(folder: Path, step: int = 10, context_length: int = 16, seed: int = 0, **facts: Any) -> Path:
     """Write a whole checkpoint with its tokenizer and return its folder."""
     tokenizer = tiny_tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_path = folder / "tokenizer.json"
     tokenizer.save(str(tokenizer_path))
     model = tiny_model(tokenizer.get_vocab_size(), context_length, seed)
-    return save(folder / "checkpoints", model, TrainerState(step, {}, {}, {}), {"end_of_text": 0}, tokenizer_path)
+    description = {"end_of_text": 0, **facts}
+    return save(folder / "checkpoints", model, TrainerState(step, {}, {}, {}), description, tokenizer_path)
 
 
 def write_shard(

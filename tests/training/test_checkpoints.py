@@ -98,9 +98,10 @@ def test_a_crash_while_writing_leaves_no_checkpoint(
     def killed(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoints, moment, killed)
-        checkpoints.save(tmp_path, new_model(1), new_state(6), {})
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(tmp_path, new_model(1), new_state(6), {})
     assert [path.name for path in checkpoints.list_checkpoints(tmp_path)] == ["step-00000003"]
     checkpoints.clean(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -116,9 +117,10 @@ def test_a_crash_while_removing_leaves_no_checkpoint(tmp_path: Path, monkeypatch
             (Path(path) / "model.safetensors").unlink()
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoints.shutil, "rmtree", killed)
-        checkpoints.remove(folder)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.remove(folder)
     assert checkpoints.list_checkpoints(tmp_path) == []
     checkpoints.clean(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,16 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tests.training.tiny_run import changed, make_run
-from training.config import PRESETS, ModelConfig, TrainingConfig, TrainingRun, expand_preset, from_dict, load_run, to_dict
+from training.config import (
+    PRESETS,
+    ModelConfig,
+    TrainingConfig,
+    TrainingRun,
+    expand_preset,
+    from_dict,
+    load_run,
+    to_dict,
+)
 
 SMALLEST: dict[str, Any] = {"data": [], "vocabulary_size": 10, "end_of_text": 0, "output_dir": "out"}
 
@@ -32,7 +41,10 @@ def test_a_run_survives_json(tmp_path: Path) -> None:
         ({"optimizer": {"learning_rate": -1}}, r"optimizer\.learning_rate must be a positive number, got -1"),
         ({"optimizer": {"beta1": 1.5}}, r"optimizer\.beta1 must lie in \[0, 0\.999999\], got 1\.5"),
         ({"objective": {"name": "masked"}}, r"objective\.name: expected one of causal, got 'masked'"),
-        ({"data": [{"path": "a", "split": "test", "tokens": 1}]}, r"data\[0\]\.split: expected one of train, validation"),
+        (
+            {"data": [{"path": "a", "split": "test", "tokens": 1}]},
+            r"data\[0\]\.split: expected one of train, validation",
+        ),
         ({"data": [{"path": "a", "split": "train"}]}, r"data\[0\]\.tokens: missing"),
         ({"end_of_text": 10}, r"end_of_text must lie in the vocabulary \[0, 10\), got 10"),
         ({"training": {"sequence_length": 4096}}, r"training\.sequence_length \(4096\) must not exceed model\.context"),

@@ -111,7 +111,9 @@ def test_changed_shards_are_refused(tmp_path: Path) -> None:
 
 def test_shards_of_a_larger_vocabulary_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    with pytest.raises(ValueError, match=r"holds the id 49, but the vocabulary has 40; it belongs to another tokenizer"):
+    with pytest.raises(
+        ValueError, match=r"holds the id 49, but the vocabulary has 40; it belongs to another tokenizer"
+    ):
         check_shards(changed(run, vocabulary_size=40))
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.training.tiny_run import changed, final_weights, journal, losses, make_run, start, write_config
 from training import checkpoints
 from training.__main__ import main
+from training.callbacks.progress import Progress
 from training.config import TrainingRun
-from training.run import train
+from training.run import sole_owner, train
+from training.trainer import Trainer, _device_batch_size
 
 
 @pytest.fixture(autouse=True)
@@ -117,23 +118,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 def interrupt_after(run: TrainingRun, step: int) -> None:
     """Stop a run in this process after some step, as a crash would."""
-    from training.callbacks.progress import Progress
 
     class Crash(Exception):
         pass
 
-    original = Progress.on_step_start
-
-    def crash(self: Progress, trainer: Any) -> None:
+    def crash(self: Progress, trainer: Trainer) -> None:
         if trainer.step == step:
             raise Crash
 
-    try:
-        Progress.on_step_start = crash  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "on_step_start", crash)
         with pytest.raises(Crash):
             train(run)
-    finally:
-        Progress.on_step_start = original  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -151,21 +147,20 @@ def test_a_checkpoint_of_another_run_is_refused(
         train(changed(undisturbed, section, **change))
 
 
-@pytest.mark.parametrize("training", [{"device_batch_size": 1}, {"device_batch_size": 2}])
-def test_micro_batches_change_nothing_but_rounding(tmp_path: Path, training: dict[str, Any]) -> None:
-    whole = changed(make_run(tmp_path, steps=3), "model", dropout=0.0)
-    parts = changed(changed(whole, "training", **training), output_dir=str(tmp_path / "parts"))
-    close(train(whole), train(parts), whole, parts)
-
-
-def close(first: dict[str, Any], second: dict[str, Any], run: TrainingRun, other: TrainingRun) -> None:
+def assert_close(first: dict[str, Any], second: dict[str, Any]) -> None:
     """Equal losses and weights, up to the order of sums."""
-    assert first["metrics"]["train/loss"] == pytest.approx(second["metrics"]["train/loss"], abs=1e-5)
+    assert first["metrics"]["train/loss"] == pytest.approx(second["metrics"]["train/loss"], abs=1e-4)
     assert first["metrics"]["validation/loss"] == pytest.approx(second["metrics"]["validation/loss"], abs=1e-4)
-    models = [checkpoints.load_model(result["checkpoint"])[0] for result in (first, second)]
-    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        assert torch.allclose(ours, theirs, atol=2e-3)
-    assert final_weights(run) != final_weights(other) or run.training.device_batch_size is None
+    weights = [checkpoints.load_model(result["checkpoint"])[0].state_dict() for result in (first, second)]
+    for name, ours in weights[0].items():
+        assert float((ours - weights[1][name]).norm()) <= 1e-3 * float(ours.norm()), name
+
+
+@pytest.mark.parametrize("device_batch_size", [1, 2])
+def test_micro_batches_change_nothing_but_rounding(tmp_path: Path, device_batch_size: int) -> None:
+    whole = changed(make_run(tmp_path, steps=3), "model", dropout=0.0)
+    parts = changed(whole, "training", device_batch_size=device_batch_size)
+    assert_close(train(whole), train(changed(parts, output_dir=str(tmp_path / "parts"))))
 
 
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
@@ -179,35 +174,30 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     assert [event["event"] for event in told].count("finished") == 1
     result = told[-1]
     assert result["processes"] == 2
-    first = train(one)
-    assert first["metrics"]["train/loss"] == pytest.approx(result["metrics"]["train/loss"], abs=1e-5)
-    assert first["metrics"]["validation/loss"] == pytest.approx(result["metrics"]["validation/loss"], abs=1e-4)
-    # Another number of processes may go on with it.
-    assert train(changed(two, "training", checkpoint_every=2))["step"] == 4
+    assert_close(train(one), result)
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"device_batch_size 3 does not divide the 4 sequences"):
         train(make_run(tmp_path, device_batch_size=3))
-    from training.trainer import _device_batch_size
-
     with pytest.raises(ValueError, match=r"batch_size 4 does not divide among 3 processes"):
         _device_batch_size(4, None, 3)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("splits", [("train", "validation"), ("train",)])
+def test_a_loss_that_is_no_number_stops_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], splits: tuple[str, ...]
+) -> None:
     run = make_run(tmp_path, checkpoint_every=1, keep=20)
+    run = changed(run, data=[shard for shard in run.data if shard.split in splits])
     run = changed(changed(run, "optimizer", name="adamw", learning_rate=1e30), "schedule", warmup_steps=0)
     assert main(["train", str(write_config(run, tmp_path / "run.json"))]) == 1
     captured = capsys.readouterr()
-    assert "the loss became nan" in captured.err
+    assert ("the validation loss became nan" if "validation" in splits else "the loss became nan") in captured.err
     assert events(captured.out)[-1]["event"] == "error"
-    names = checkpoint_names(run)
-    assert names
-    # What was kept still has a loss that is a number.
-    for name in names:
-        metrics = checkpoints.describe(Path(run.output_dir) / "checkpoints" / name)["metrics"]
-        assert math.isfinite(metrics.get("train/loss", 0.0))
+    # The step that went wrong left no checkpoint; those before it stay.
+    last_good = 1 if "validation" in splits else 2
+    assert checkpoint_names(run) == [f"step-{step:08d}" for step in range(1, last_good + 1)]
     assert not (Path(run.output_dir) / "result.json").exists()
 
 
@@ -223,12 +213,8 @@ def test_mistakes_exit_with_2_and_say_what_to_change(tmp_path: Path, capsys: pyt
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
-    from training.run import sole_owner
-
-    with sole_owner(tmp_path):
-        with pytest.raises(ValueError, match="another process is training there"):
-            with sole_owner(tmp_path):
-                pass
+    with sole_owner(tmp_path), pytest.raises(ValueError, match="another process is training there"):
+        sole_owner(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("how", ["sigterm", "stdin"])

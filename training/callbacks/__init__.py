@@ -37,3 +37,11 @@ class Callback:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
+
+
+def diverged(what: str, value: float, step: int) -> str:
+    """The message for a loss that is no number any more."""
+    return (
+        f"the {what} became {value} by step {step}; the checkpoints before it are kept. "
+        "Lower the learning rates or training.gradient_clip, and train into another output_dir"
+    )

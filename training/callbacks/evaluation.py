@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.callbacks import Callback, Row
+from training.callbacks import Callback, Row, diverged
 from training.config import Shard
 from training.loader import ValidationLoader
 from training.trainer import Trainer
@@ -27,7 +27,10 @@ class Evaluation(Callback):
         """Add the metrics to the row when they are due."""
         config = trainer.run.training
         if len(self._loader) and (trainer.due(config.evaluate_every) or trainer.due(config.checkpoint_every)):
-            row.update(summarize(self._loader.shards, *measure(trainer, self._loader)))
+            metrics = summarize(self._loader.shards, *measure(trainer, self._loader))
+            if not math.isfinite(metrics["validation/loss"]):
+                raise FloatingPointError(diverged("validation loss", metrics["validation/loss"], trainer.step))
+            row.update(metrics)
             trainer.report("evaluation", step=trainer.step, metrics={k: row[k] for k in row if k in OVERALL})
 
 

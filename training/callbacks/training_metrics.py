@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from training.callbacks import Callback, Row
+from training.callbacks import Callback, Row, diverged
 from training.trainer import Trainer
 
 
@@ -35,10 +35,7 @@ class TrainingMetrics(Callback):
             self._loss_sum += sum(losses)
             self._loss_steps += len(losses)
             if not all(map(math.isfinite, losses)):
-                raise FloatingPointError(
-                    f"the loss became {losses[-1]} by step {trainer.step}; the checkpoints so far are kept. "
-                    "Lower the learning rate or training.gradient_clip"
-                )
+                raise FloatingPointError(diverged("loss", losses[-1], trainer.step))
         self._seconds += time.perf_counter() - self._begin
         self._timed_steps += 1
         if log:

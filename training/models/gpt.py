@@ -19,6 +19,9 @@ class GPT(nn.Module):
     Weights are float32 and drawn from torch's global CPU generator by the scheme `config.initialization`.
     """
 
+    cos_TK: Tensor
+    sin_TK: Tensor
+
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config

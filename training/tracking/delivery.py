@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.tracking.journal import Point, Position, points, points_of_step, read_lines
+from training.tracking.journal import Point, Position, is_number, points, read_lines
 from training.tracking.packaging import size_bytes
 from training.tracking.state import State
 from training.tracking.tracker import BATCH_METRICS, Tracker, is_final
@@ -45,20 +45,25 @@ class Delivery:
             self.state.failed.pop(key, None)
         self.save()
 
-    def send_journal(self, journal: Path) -> None:
+    def send_journal(self) -> None:
         """Send what the journal holds beyond what was sent; what is written in the meantime waits for the next call."""
-        size = journal.stat().st_size if journal.exists() else 0
+        if self.journal is None or not self.journal.exists():
+            return
+        size = self.journal.stat().st_size
         while True:
             before = Position(self.state.journal_offset, self.state.journal_tail)
-            rows, after = read_lines(journal, before)
+            rows, after = read_lines(self.journal, before)
             if after == before:
                 return
             # Several lines of one step may carry different metrics, so what was sent is known by metric.
-            found = {(point.name, point.step): point for row in reversed(rows) for point in points(row)}
+            found = {
+                (p.name, p.step): p for row in reversed(rows) for p in points(row, self.state.started_milliseconds)
+            }
             fresh = [point for point in found.values() if point.step > self.state.sent.get(point.name, -1)]
             if self.state.in_flight:
-                arrived = self.tracker.steps(self._run_id, {point.name for point in fresh})
-                fresh = [point for point in fresh if point.step not in arrived[point.name]]
+                names = sorted({point.name for point in fresh})
+                arrived = {(p.name, p.step) for name in names for p in self.tracker.points(self._run_id, name)}
+                fresh = [point for point in fresh if (point.name, point.step) not in arrived]
             for start in range(0, len(fresh), BATCH_METRICS):
                 self._send(fresh[start : start + BATCH_METRICS])
             self.state.journal_offset, self.state.journal_tail = after.offset, after.tail
@@ -90,9 +95,10 @@ class Delivery:
         return self.state.run_id
 
     def _start_run(self, experiment: str, name: str, fingerprint: str, tags: dict[str, str], asked: int) -> str:
-        run_id, experiment_id = self.tracker.open_run(experiment, name, fingerprint, tags)
-        self.state.run_id, self.state.experiment_id = run_id, experiment_id
-        return run_id
+        run = self.tracker.open_run(experiment, name, fingerprint, tags)
+        self.state.run_id, self.state.experiment_id = run.run_id, run.experiment_id
+        self.state.started_milliseconds = run.start_time
+        return str(run.run_id)
 
     def _log_recipe(self, recipe: dict[str, Any]) -> None:
         self.tracker.log_recipe(self._run_id, recipe)
@@ -120,17 +126,20 @@ class Delivery:
             },
             size > COPY_LIMIT_BYTES if by_reference is None else by_reference,
         )
-        # With the journal's own times these are, for the run, the very same metrics, and stay single there.
-        known = {} if self.journal is None else points_of_step(self.journal, step)
         if metrics is None:
-            linked = [point for point in known.values() if point.name.startswith("validation")]
-        else:
-            written = round(path.stat().st_mtime * 1000)
-            stamp = max((point.timestamp_milliseconds for point in known.values()), default=written)
-            given = [Point(name, float(value), step, stamp) for name, value in metrics.items()]
-            linked = [known[p.name] if p.name in known and known[p.name].value == p.value else p for p in given]
-        self._link(linked, model_id)
+            given = description.get("metrics") or {}
+            metrics = {name: given[name] for name in given if name.startswith("validation/") and is_number(given[name])}
+        # The journal goes first: a metric that the run has already is linked as it is, with its time, and stays single.
+        self.send_journal()
+        written = round((path / "config.json").stat().st_mtime * 1000)
+        self._link([self._known(Point(name, float(metrics[name]), step, written)) for name in metrics], model_id)
         return model_id
+
+    def _known(self, point: Point) -> Point:
+        same = (
+            p for p in self.tracker.points(self._run_id, point.name) if (p.step, p.value) == (point.step, point.value)
+        )
+        return next(same, point)
 
     def _log_metrics(self, metrics: dict[str, float], step: int, checkpoint_step: int | None, time: int) -> None:
         model_id = None if checkpoint_step is None else self._model_id(checkpoint_step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ def read_lines(
 
     Starts from the beginning where the file no longer holds what stood before the position: it was cut back or written
     anew. A last line without its newline is left for the next call; a line that is no JSON object is skipped with a
-    warning. A file that does not exist has no lines.
+    warning. A file that does not exist has no new lines.
     """
     try:
         with path.open("rb") as file:
@@ -58,7 +57,7 @@ def read_lines(
             after = position.offset + len(data)
             return list(_parse(path, data, position.offset)), Position(after, _tail(file, after))
     except FileNotFoundError:
-        return [], Position()
+        return [], position
 
 
 def _tail(file: Any, offset: int) -> str:
@@ -87,42 +86,28 @@ def _parse(path: Path, data: bytes, offset: int) -> Iterator[dict[str, Any]]:
         offset += len(line)
 
 
-def points(row: dict[str, Any]) -> list[Point]:
-    """The metrics of one journal line {"step", "tokens", "time" (seconds since 1970), "metrics": {name: number}}.
+def points(row: dict[str, Any], started_milliseconds: int) -> list[Point]:
+    """The metrics of one journal line {"step", "tokens", "time" (seconds of training), "metrics": {name: number}}.
 
-    `tokens` becomes a metric of its own. What is no number is left out, and so is a line without a step and a time.
+    Their times count from the start of the run (milliseconds since 1970). `tokens` becomes a metric of its own. What is
+    no number is left out, and so is a line without a step and a time.
     """
     try:
-        step, milliseconds = int(row["step"]), round(float(row["time"]) * 1000)
+        step, milliseconds = int(row["step"]), started_milliseconds + round(float(row["time"]) * 1000)
         metrics = dict(row.get("metrics") or {})
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return []
     if "tokens" in row:
         metrics.setdefault("tokens", row["tokens"])
-    return [
-        Point(name, float(value), step, milliseconds)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and _fits(value)
-    ]
+    return [Point(name, float(value), step, milliseconds) for name, value in metrics.items() if is_number(value)]
 
 
-def _fits(value: float) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a JSON value can be a metric: any float, NaN too, and any integer that fits into one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     try:
-        return math.isfinite(float(value)) or isinstance(value, float)
+        float(value)
     except OverflowError:
         return False
-
-
-def points_of_step(path: Path, step: int) -> dict[str, Point]:
-    """The metrics that a journal holds for one step, by name."""
-    found: dict[str, Point] = {}
-    mark = str(step).encode()
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if mark in line and line.endswith(b"\n"):
-                    for row in _parse(path, line, 0):
-                        found |= {point.name: point for point in points(row) if point.step == step}
-    except FileNotFoundError:
-        pass
-    return found
+    return True

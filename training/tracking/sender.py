@@ -116,7 +116,7 @@ class Sender:
         *,
         by_reference: bool | None = None,
     ) -> None:
-        """Store a checkpoint folder as a LoggedModel with its metrics; by default the validation ones of its step.
+        """Store a checkpoint folder as a LoggedModel with its metrics, by default the validation ones of config.json.
 
         by_reference: note where it lies instead of copying it; by default above `COPY_LIMIT_BYTES`.
         """
@@ -196,8 +196,13 @@ class Sender:
                 self._condition.wait(left)
             return self._succeeded >= mine
 
-    def close(self, timeout_seconds: float = 60.0) -> bool:
-        """Try to send what is left, then end the thread; returns whether all went out. What did not stays for later."""
+    def close(self, timeout_seconds: float = 30.0) -> bool:
+        """Try to send what is left, then end the thread; returns whether all went out. What did not stays for later.
+
+        A second call does nothing.
+        """
+        if self._closing:
+            return self.is_done()
         complete = self.is_done() or self.flush(timeout_seconds)
         with self._condition:
             self._closing = True
@@ -290,8 +295,8 @@ class Sender:
                 delivery.carry_out(request)
             state.outbox_offset, state.outbox_tail = after.offset, after.tail
             save_state(self._state_path, state)
-        if self.journal is not None and state.run_id is not None:
-            delivery.send_journal(self.journal)
+        if state.run_id is not None:
+            delivery.send_journal()
 
     def _ask(self, key: str, kind: str, arguments: dict[str, Any], identity: Any = None) -> None:
         digest = digest_of(arguments if identity is None else identity)

@@ -24,6 +24,8 @@ class State:
     tracking_uri: str = ""
     run_id: str | None = None
     experiment_id: str | None = None
+    started_milliseconds: int = 0
+    """When the run began, since 1970; the journal counts from there."""
     dataset: list[str] | None = None
     """Name and digest of the dataset that checkpoints are linked to."""
     outbox_offset: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,19 @@ class Tracker:
         self.entities: Any = entities
         self.client = MlflowClient(tracking_uri=location.tracking_uri, registry_uri=location.tracking_uri)
 
-    def open_run(self, experiment: str, name: str, fingerprint: str, tags: Mapping[str, str]) -> tuple[str, str]:
-        """Return (run id, experiment id) of the run with this fingerprint, made where there is none, set to RUNNING."""
+    def open_run(self, experiment: str, name: str, fingerprint: str, tags: Mapping[str, str]) -> Any:
+        """Return MLflow's description of the run with this fingerprint, made where there is none, set to RUNNING."""
         experiment_id = self._open_experiment(experiment)
         marks = {**{key: str(value)[:_TAG_LENGTH] for key, value in tags.items()}, FINGERPRINT: fingerprint}
         found = self.client.search_runs(
             [experiment_id], f"tags.`{FINGERPRINT}` = {_quoted(fingerprint)}", max_results=1
         )
         if found:
-            run_id: str = found[0].info.run_id
+            run_id = found[0].info.run_id
             self.client.update_run(run_id, status="RUNNING", name=name)
             self.client.log_batch(run_id, tags=[self.entities.RunTag(*item) for item in marks.items()])
-            return run_id, experiment_id
-        return self.client.create_run(experiment_id, tags=marks, run_name=name).info.run_id, experiment_id
+            return found[0].info
+        return self.client.create_run(experiment_id, tags=marks, run_name=name).info
 
     def _open_experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -131,12 +131,10 @@ class Tracker:
         ]
         self.client.log_batch(run_id, metrics=metrics)
 
-    def steps(self, run_id: str, names: Iterable[str]) -> dict[str, set[int]]:
-        """The steps that the tracker has of each metric."""
-        return {
-            name: {metric.step for metric in self.client.get_metric_history(run_id, metric_name(name))}
-            for name in names
-        }
+    def points(self, run_id: str, name: str) -> list[Point]:
+        """All that the tracker has of one metric of the run."""
+        history = self.client.get_metric_history(run_id, metric_name(name))
+        return [Point(name, metric.value, metric.step, metric.timestamp) for metric in history]
 
     def log_checkpoint(
         self,

@@ -51,7 +51,7 @@ def test_lines_go_and_paragraphs_stay(text: str, expected: str, removed: int):
 
 
 @given(st.lists(texts, max_size=6), st.booleans(), st.sampled_from((None, 2, 5)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_text_is_that_of_the_plain_statement(batch: list[str], strict: bool, words: int | None):
     config = C4Lines(minimum_words=words, maximum_word_length=20, terminal_punctuation=strict)
     rules: dict[str, Any] = {"minimum_words": words or 0, "maximum_word_length": 20, "terminal_punctuation": strict}
@@ -80,6 +80,13 @@ def test_a_second_pass_removes_nothing_more(text: str):
     signals = measure(pa.array([text, once]), ["en", "en"], line_rules(C4Lines())).to_pylist()
     assert signals[0]["c4_kept_sentences"] == signals[1]["c4_kept_sentences"]
     assert signals[0]["text_bytes"] - signals[0]["c4_removed_bytes"] == len(once.encode())
+
+
+def test_a_run_of_1000_characters_stays_and_letters_of_unspaced_scripts_end_a_run():
+    assert edited(f"one two three four {'x' * 1000}")[1] == 0
+    assert edited(f"one two three four {'x' * 1001}")[1] == 1
+    assert edited("世界" * 1000)[1] == 0
+    assert edited(f"one two three four {'x' * 600}世{'x' * 600}")[1] == 0
 
 
 def test_rules_that_are_off_remove_nothing():

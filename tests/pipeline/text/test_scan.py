@@ -42,7 +42,7 @@ def test_words(text: str, words: list[str]):
 
 
 @given(texts)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_words_are_those_of_the_plain_statement(text: str):
     assert hashes(text) == [reference.word_hash(word) for word in reference.words(text)]
 
