@@ -11,6 +11,7 @@ $(STAMP): pyproject.toml pipeline/quickstart/carriers.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	$(VENV)/bin/python -m pipeline.quickstart
+	$(VENV)/bin/python -m pipeline.compile_kernels
 	touch $(STAMP)
 
 demo: setup

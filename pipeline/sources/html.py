@@ -55,8 +55,7 @@ def html_to_page(data: bytes, charset: str | None, config: HtmlConfig, limits: L
     Raises NotText for a page that is too large, nests too deep, or is no text.
     """
     if len(data) > limits.max_document_bytes:
-        limit = float(limits.max_document_bytes)
-        raise NotText("too_large", "the page is longer than max_document_bytes", float(len(data)), limit)
+        raise _too_large(len(data), limits)
     html = decode_html(data, charset)
     if html.count("\0") > len(html) // 10:
         raise NotText("not_html", "the page is binary")
@@ -130,13 +129,11 @@ def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Item]:
     run = next(runs(open_pieces(part, limits)))
     kept: list[bytes] = []
     for piece in run:
-        if run.length <= limits.max_document_bytes + 1:
+        if run.length <= limits.max_document_bytes:
             kept.append(piece.data)
-        else:
-            kept = [b"".join(kept)[:1] * (limits.max_document_bytes + 1)]
     locator = part.locator(0)
-    if run.damage:
-        yield part.rejected(run.damage)
+    if run.damage or run.length > limits.max_document_bytes:
+        yield part.rejected(run.damage) if run.damage else _too_large(run.length, limits).rejected(locator)
         return
     try:
         page = html_to_page(b"".join(kept), None, source.html, limits)
@@ -144,6 +141,11 @@ def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Item]:
         yield reason.rejected(locator)
         return
     yield page_record(locator, page, source, limits, None, None)
+
+
+def _too_large(size: int, limits: Limits) -> NotText:
+    limit = float(limits.max_document_bytes)
+    return NotText("too_large", "the page is longer than max_document_bytes", float(size), limit)
 
 
 def _root(tree: HTMLTree) -> ElementNode | None:

@@ -6,6 +6,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 from pipeline.sources.compression import Compression, Damage, Piece, Place, Raw, detect
 from pipeline.sources.config import Limits, SourceConfig
@@ -67,11 +68,10 @@ def first_paragraph(content: bytes) -> int:
 
 
 def _encoding(raw: Raw, compression: Compression, source: SourceConfig, limits: Limits) -> str:
+    if source.encoding:
+        return source.encoding
     content = head(raw, compression, limits)
-    for bom, encoding in _BOMS:
-        if content.startswith(bom):
-            return encoding
-    return source.encoding or "utf-8"
+    return next((encoding for bom, encoding in _BOMS if content.startswith(bom)), "utf-8")
 
 
 def _item(
@@ -110,37 +110,32 @@ def _whole(run: Run, longest: int) -> Iterator[tuple[int, bytes | int]]:
 
 def _paragraphs(run: Run, longest: int) -> Iterator[tuple[int, bytes | int]]:
     begun: list[bytes] = []
-    start = length = 0
+    start, length = 0, -1  # length with line breaks; -1 between paragraphs
     for offset, line in lines(run, longest):
-        blank = isinstance(line, bytes) and (not line or line.isspace())
-        if blank and length:
-            yield start, b"\n".join(begun) if length <= longest else length
-            begun, length = [], 0
-        elif not blank:
-            if not length:
-                start = offset
-            size = line if isinstance(line, int) else len(line)
-            length += size + 1
-            if length <= longest and isinstance(line, bytes):
-                begun.append(line)
-            else:
-                begun.clear()
-    if length and run.damage is None:
+        if isinstance(line, bytes) and (not line or line.isspace()):
+            if length >= 0:
+                yield start, b"\n".join(begun) if length <= longest else length
+            begun, length = [], -1
+            continue
+        start = offset if length < 0 else start
+        length += 1 + (line if isinstance(line, int) else len(line))
+        if length <= longest and isinstance(line, bytes):
+            begun.append(line)
+        else:
+            begun.clear()
+    if length >= 0 and run.damage is None:
         yield start, b"\n".join(begun) if length <= longest else length
 
 
 def _as_utf8(pieces: Iterator[Piece | Damage], encoding: str) -> Iterator[Piece | Damage]:
-    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    """Return the same content in UTF-8; what is none in its encoding becomes U+FFFD. It ends with the first damage."""
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
     written = 0
-    for item in pieces:
+    for item in chain(pieces, (None,)):
         if isinstance(item, Damage):
             yield Damage(Place(0, written), item.rule, item.detail, item.value, item.threshold)
             return
-        try:
-            data = decoder.decode(item.data).encode("utf-8", "surrogatepass")
-        except UnicodeDecodeError as error:
-            yield Damage(Place(0, written), "undecodable_bytes", f"no {encoding}: {error.reason}")
-            return
+        data = decoder.decode(item.data if item else b"", final=item is None).encode()
         if data:
             yield Piece(Place(0, written), data)
             written += len(data)

@@ -13,6 +13,7 @@ from collections.abc import Collection
 # Tags whose content is no prose, and tags whose content is taken as it stands.
 _GONE = "ref|gallery|timeline|score|imagemap|graph|hiero|templatedata|inputbox|categorytree|section|mapframe|maplink"
 _RAW = "nowiki|pre|syntaxhighlight|source|code|math|chem|ce"
+_FORMULAS = ("math", "chem", "ce")
 # Each alternative begins with a literal character, so that the regex engine skips to the next one of them.
 _TOKEN = re.compile(
     rf"<(?:!--|(?i:(?P<gone>{_GONE})|(?P<raw>{_RAW}))\b[^<>]{{0,1000}}>)|"
@@ -110,7 +111,7 @@ def _without_brackets(text: str, files: Collection[str], categories: Collection[
                 never_closed.add(name)
                 continue
             if token["raw"]:
-                out.append(text[after:end])
+                out.append(_verbatim(name, text[after:end]))
             position = text.find(">", end) + 1 or len(text)
     out.append(text[position:])
     return "".join(out)
@@ -142,6 +143,11 @@ def _close(
         out.append(_template(content))
 
 
+def _verbatim(name: str, content: str) -> str:
+    """Return what stands between tags that suspend the markup; of formulas only those that read as text."""
+    return "" if name in _FORMULAS and set(content) & {"\\", "{"} else content
+
+
 def _closing_tag(text: str, name: str, position: int) -> int:
     end = text.find(f"</{name}", position)
     if end >= 0:
@@ -169,8 +175,10 @@ def _template(content: str) -> str:
     name = name.strip().lower().replace("_", " ")
     if name in _WRAPPERS or name.startswith("link-"):
         return _argument(rest, 0)
-    if name in ("lang", "langx", "transl", "transliteration"):
+    if name in ("lang", "langx"):
         return _argument(rest, 1)
+    if name in ("transl", "transliteration"):  # the standard of the transliteration may stand before the text
+        return _argument(rest, 2) or _argument(rest, 1)
     if name.startswith("lang-"):
         return _argument(rest, 0)
     if name in ("convert", "cvt"):

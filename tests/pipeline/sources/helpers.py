@@ -94,7 +94,7 @@ def warc_record(block: bytes, url: str = "http://a.test/", kind: str = "response
     return b"WARC/1.1\r\n" + head.encode() + b"\r\n" + block + b"\r\n\r\n"
 
 
-def http(body: bytes | str, status: str = "200 OK", content_type: str = "text/html; charset=utf-8", *more: str) -> bytes:
+def http(body: bytes | str, status: str = "200 OK", content_type: str = "text/html", *more: str) -> bytes:
     body = body.encode() if isinstance(body, str) else body
     headers = [f"HTTP/1.1 {status}", f"Content-Type: {content_type}", *more]
     return "\r\n".join(headers).encode() + b"\r\n\r\n" + body
@@ -102,7 +102,8 @@ def http(body: bytes | str, status: str = "200 OK", content_type: str = "text/ht
 
 def html(text: str, title: str = "A title") -> str:
     paragraphs = "".join(f"<p>{escape(line)}</p>" for line in text.split("\n"))
-    return f'<!DOCTYPE html><html lang="en"><head><title>{title}</title></head><body><main>{paragraphs}</main></body></html>'
+    head = f'<!DOCTYPE html><html lang="en"><head><title>{title}</title></head>'
+    return f"{head}<body><main>{paragraphs}</main></body></html>"
 
 
 SITEINFO = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" xml:lang="de">

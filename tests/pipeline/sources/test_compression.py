@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.sources.compression import Damage, Piece, Place, Raw, detect, find_frames, read_pieces
 from pipeline.sources.config import MIB, Limits
+from pipeline.sources.content import BEGINNING
 from tests.pipeline.sources.helpers import PACKERS, gz, zstd
 
 CONTENT = b"".join(b"line %d of the content\n" % number for number in range(300))
@@ -22,7 +23,7 @@ def raw_of(data: bytes) -> Raw:
     return Raw(io.BytesIO(data), len(data))
 
 
-def pieces(data: bytes, start: Place = Place(0, 0), end: Place | None = None, limits: Limits | None = None):
+def pieces(data: bytes, start: Place = BEGINNING, end: Place | None = None, limits: Limits | None = None):
     return list(read_pieces(raw_of(data), detect(data[:16]), start, end, limits or Limits()))
 
 
@@ -164,7 +165,7 @@ def test_frames_are_found_from_any_offset(packer: str):
 
 
 def test_a_gzip_file_inside_a_member_is_no_beginning():
-    """A member may hold a whole gzip file as it stands, in a stored block: a search for headers alone would split it."""
+    """A member may hold a gzip file as it stands, in a stored block: a search for headers alone would split it."""
     inner = b"".join(gz(b"inner %d\n" % number) for number in range(50))
     stored = zlib.compressobj(0, zlib.DEFLATED, 31)
     outer = stored.compress(inner) + stored.flush()

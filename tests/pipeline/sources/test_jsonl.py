@@ -76,9 +76,9 @@ def test_every_broken_line_is_reported_where_it_is(tmp_path: Path):
         "wrong_type",
         "broken_record",
     ]
-    offsets = [sum(len(line) + 1 for line in lines[:index]) for index in range(len(lines))]
-    assert [item.locator for item in rejected(items)] == [f"a.jsonl#{offsets[index]}" for index in (1, 2, 3, 4, 5, 6, 9)]
-    assert [record.locator for record in records(items)] == [f"a.jsonl#{offsets[index]}" for index in (0, 8, 10)]
+    places = [f"a.jsonl#{sum(len(line) + 1 for line in lines[:index])}" for index in range(len(lines))]
+    assert [item.locator for item in rejected(items)] == [places[index] for index in (1, 2, 3, 4, 5, 6, 9)]
+    assert [record.locator for record in records(items)] == [places[index] for index in (0, 8, 10)]
 
 
 def test_text_that_is_no_utf8_is_made_so(tmp_path: Path):
