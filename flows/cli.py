@@ -62,6 +62,7 @@ def run(
                 _say(f"Nothing to do: recipe {plan.recipe.name!r} is finished in {workspace}.")
                 _closing(plan)
             return
+        plan.write_record(state="starting")  # a workspace that cannot be written is told before anything starts
         _run_flow("pretrain", recipe, workspace, overrides, verbose, quiet=as_json)
         if as_json:
             _print_json({"state": "finished", **summary(plan)})

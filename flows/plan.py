@@ -19,7 +19,7 @@ from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
 from pipeline.filter import Filter
 from pipeline.ingest import Ingest
 from pipeline.stage import Stage
-from pipeline.store import StageRef, Store, is_local, write_json
+from pipeline.store import StageRef, Store, is_local, unwritable, write_json
 from pipeline.tokens.stages import Tokenize, TrainTokenizer
 
 CORPUS_STAGES = (
@@ -66,19 +66,23 @@ class Plan:
         return f"{self.workspace}/reports/{self.recipe.name}-{self.identity}.html"
 
     def write_record(self, **facts: Any) -> None:
-        """Write the record of this run: recipe, fingerprints and facts; the newest record is the current run."""
-        if is_local(self.workspace):
-            Path(self.workspace, "runs").mkdir(parents=True, exist_ok=True)
-        write_json(
-            self.record_path,
-            {
-                "recipe": self.recipe.dump(),
-                "identity": self.identity,
-                "stages": {name: ref.fingerprint for name, ref in self.refs.items()},
-                "updated": time.time(),
-                **facts,
-            },
-        )
+        """Write the record of this run: recipe, fingerprints and facts; the newest record is the current run.
+
+        Raises StoreError where the workspace cannot be written.
+        """
+        record = {
+            "recipe": self.recipe.dump(),
+            "identity": self.identity,
+            "stages": {name: ref.fingerprint for name, ref in self.refs.items()},
+            "updated": time.time(),
+            **facts,
+        }
+        try:
+            if is_local(self.workspace):
+                Path(self.workspace, "runs").mkdir(parents=True, exist_ok=True)
+            write_json(self.record_path, record)
+        except OSError as error:
+            raise unwritable(self.workspace, error) from error
 
 
 def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequence[str] = ()) -> Plan:

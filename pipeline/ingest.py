@@ -32,11 +32,15 @@ class Ingest(Stage[IngestConfig]):
         """The files of each source. Raises ValueError, naming source and path, where a path means no file."""
         return [source_files(source) for source in self.config.sources]
 
+    @cached_property
+    def digests(self) -> list[list[str]]:
+        """The SHA-256 of each file of each source, as the files were when the run began."""
+        return [sha256_of(files) for files in self.files]
+
     def identity(self) -> dict[str, Any]:
         """Return the configuration without paths, and the name, size and SHA-256 of every file."""
         sources = []
-        for source, files in zip(self.config.sources, self.files, strict=True):
-            digests = sha256_of(files)
+        for source, files, digests in zip(self.config.sources, self.files, self.digests, strict=True):
             described = [
                 {"name": file.name, "bytes": file.size, "sha256": digest}
                 for file, digest in zip(files, digests, strict=True)

@@ -232,10 +232,15 @@ def _gzip_member(raw: Raw, position: int) -> Iterator[tuple[bytes, int]]:
         except zlib.error as error:
             yield _salvage(before, view), position
             raise _BadFrame("broken_stream", f"gzip: {error}") from error
-        position += len(view) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
+        position += len(view) - _left(inflate)
         yield data, position
         if not view and not inflate.eof:
             raise _BadFrame("truncated_stream", "the file ends inside a gzip member")
+
+
+def _left(inflate: Any) -> int:
+    """Return how much of its last input a decompressor did not use. At the end it names the same bytes twice."""
+    return len(inflate.unused_data if inflate.eof else inflate.unconsumed_tail)
 
 
 def _salvage(inflate: Any, data: bytes | memoryview) -> bytes:
@@ -368,7 +373,7 @@ def _inflate(raw: Raw, position: int) -> int | None:
             if not view:
                 return 0
             produced += len(inflate.decompress(view, MIB))
-            position += len(view) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
+            position += len(view) - _left(inflate)
             if position - first > MIB or (produced > 80 * MIB and position - first > LONGEST_STORED_BLOCK):
                 return None
     except zlib.error:

@@ -26,6 +26,7 @@ class Part:
     name: str
     path: str
     size: int
+    stamp: str
     compression: Compression = "none"
     start: Place = BEGINNING
     end: Place | None = None
@@ -106,12 +107,7 @@ def runs(pieces: Iterator[Piece | Damage]) -> Iterator[Run]:
 
 def open_pieces(part: Part, limits: Limits) -> Iterator[Piece | Damage]:
     """Yield the content of a part. Raises ValueError where the file is not the one that was planned with."""
-    with open_input(part.path) as stream:
-        size = stream.seek(0, 2)
-        if size != part.size:
-            raise ValueError(
-                f"{part.name} has {size} bytes, but had {part.size} when the run began; start the run again"
-            )
+    with open_input(part) as stream:
         yield from read_pieces(Raw(stream, part.size), part.compression, part.start, part.end, limits)
 
 
@@ -161,7 +157,7 @@ def parts_between(file: InputFile, compression: Compression, bounds: list[Place]
     """Return the parts from each bound to the next, the last one to the end of the file."""
     offsets = [bound.inner if compression == "none" else bound.frame for bound in bounds] + [file.size]
     return [
-        Part(file.name, file.path, file.size, compression, start, end, offsets[index + 1] - offsets[index])
+        Part(file.name, file.path, file.size, file.stamp, compression, start, end, offsets[index + 1] - offsets[index])
         for index, (start, end) in enumerate(zip(bounds, [*bounds[1:], None], strict=True))
     ]
 

@@ -58,7 +58,7 @@ def _settled(file: InputFile) -> bool:
 
 def _read(file: InputFile) -> str:
     try:
-        with open_input(file.path) as stream:
+        with open_input(file) as stream:
             digest = hashlib.sha256()
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import fsspec
 
@@ -35,9 +35,40 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def open_input(path: str) -> BinaryIO:
-    """Open a local file or fsspec URL for random access."""
-    return cast(BinaryIO, fsspec.open(path, "rb").open()) if is_remote(path) else open(path, "rb")
+class Planned(Protocol):
+    """A file as it was when the run began: an InputFile, or a part of one."""
+
+    @property
+    def name(self) -> str:
+        """Portable name."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies here."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def stamp(self) -> str:
+        """What changes when it is written again."""
+
+
+def open_input(file: Planned) -> BinaryIO:
+    """Open a file for random access. Raises ValueError where it is no longer the one that the run began with."""
+    if is_remote(file.path):
+        stream = cast(BinaryIO, fsspec.open(file.path, "rb").open())
+        size, stamp = stream.seek(0, os.SEEK_END), file.stamp
+        stream.seek(0)
+    else:
+        stream = open(file.path, "rb")  # noqa: SIM115 (the caller closes it)
+        status = os.fstat(stream.fileno())
+        size, stamp = status.st_size, str(status.st_mtime_ns)
+    if (size, stamp) != (file.size, file.stamp):
+        stream.close()
+        raise ValueError(f"{file.name} was changed after the run had begun; start the run again")
+    return stream
 
 
 def find_files(source: SourceConfig, suffixes: Iterable[str]) -> list[InputFile]:

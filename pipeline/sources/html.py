@@ -21,6 +21,7 @@ from pipeline.sources.records import Item, Record, Rejected, clean_text, metadat
 
 SUFFIXES = (".html", ".htm", ".xhtml")
 MAX_ATTRIBUTES = 1_000
+HOPELESS = 4
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16le"), (codecs.BOM_UTF16_BE, "utf-16be"))
 # The mark behind each heading of generated documentation that links to itself.
 _PERMALINK = re.compile(
@@ -59,12 +60,15 @@ def html_to_page(data: bytes, charset: str | None, config: HtmlConfig, limits: L
     html = decode_html(data, charset)
     if html.count("\0") > len(html) // 10:
         raise NotText("not_html", "the page is binary")
-    depth, attributes = html_shape(html.encode("utf-8", "replace") if b"\0" in data[:64] else data)
+    ascii_based = data if b"\0" not in data[:64] else html.encode("utf-8", "replace")
+    depth, attributes = html_shape(ascii_based, HOPELESS * limits.max_html_depth)
     if attributes > MAX_ATTRIBUTES:
         raise NotText("html_too_many_attributes", "a tag of the page", float(attributes), float(MAX_ATTRIBUTES))
+    if depth >= HOPELESS * limits.max_html_depth:  # parsing this many open elements takes quadratic time, too
+        raise NotText("html_too_deep", "elements are left open", float(depth), float(limits.max_html_depth))
     tree = HTMLTree.parse(_PERMALINK.sub("", html) if "headerlink" in html or "anchor" in html else html)
     if depth > limits.max_html_depth and _is_deeper(tree, limits.max_html_depth):
-        raise NotText("html_too_deep", "elements nest deeper", float(depth), float(limits.max_html_depth))
+        raise NotText("html_too_deep", "elements nest deeper", None, float(limits.max_html_depth))
     text = extract_plain_text(
         tree,
         preserve_formatting=True,
@@ -119,7 +123,7 @@ def page_record(
 
 def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits) -> list[Part]:
     """Return the one part of an HTML file."""
-    with open_input(file.path) as stream:
+    with open_input(file) as stream:
         compression = detect(bytes(Raw(stream, file.size).view(0, 16)))
     return parts_between(file, compression, [Place(0, 0)])
 

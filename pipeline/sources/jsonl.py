@@ -25,7 +25,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits) -> list[Part]:
     """Return the parts of a file: ranges of whole lines."""
-    with open_input(file.path) as stream:
+    with open_input(file) as stream:
         raw = Raw(stream, file.size)
         compression = detect(bytes(raw.view(0, 16)))
         if head(raw, compression, limits).startswith(_UTF16):

@@ -12,28 +12,34 @@ from numpy.typing import NDArray
 
 # Elements that do not add up to depth: void ones, those whose end is implied, and those that close one of their kind.
 # https://html.spec.whatwg.org/multipage/syntax.html#void-elements and #optional-tags
-_FLAT = (
-    "area base br col embed hr img input link meta source track wbr param basefont bgsound frame keygen "
-    "p li dt dd td th tr thead tbody tfoot colgroup caption option optgroup rb rt rtc rp "
-    "html head body a button form nobr h1 h2 h3 h4 h5 h6"
-)
-_TEXT_ONLY = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
+_FLAT = """area base br col embed hr img input link meta source track wbr param basefont bgsound frame keygen
+p li dt dd td th tr thead tbody tfoot colgroup caption option optgroup rb rt rtc rp
+html head body a button form nobr h1 h2 h3 h4 h5 h6"""
+# Elements whose end tag ends what is open inside them, up to those that shield it.
+# https://html.spec.whatwg.org/multipage/parsing.html#parsing-main-inbody
+_BLOCKS = """address article aside blockquote center details dialog dir div dl fieldset figcaption figure footer
+header hgroup listing main menu nav ol pre search section summary ul"""
+_SHIELDS = "applet marquee object table template svg math"
+_FORMATTING = "b big code em font i s small strike strong tt u"
+_TEXT_ONLY = "script style textarea title xmp iframe noembed noframes"
 
 
-def _packed(name: str) -> int:
-    return int.from_bytes(name.encode()[:8], "little")
+def _packed(names: str) -> NDArray[np.uint64]:
+    """Return names as sorted integers of their first eight characters."""
+    return np.array(sorted({int.from_bytes(name.encode()[:8], "little") for name in names.split()}), dtype=np.uint64)
 
 
-FLAT = np.array(sorted(_packed(name) for name in _FLAT.split()), dtype=np.uint64)
-TEXT_ONLY = np.array(sorted(_packed(name) for name in _TEXT_ONLY), dtype=np.uint64)
+NAMES = tuple(_packed(names) for names in (_FLAT, _BLOCKS, _SHIELDS, _FORMATTING, _TEXT_ONLY, "svg math"))
 
 
-def html_shape(page: bytes) -> tuple[int, int]:
-    """Return an upper estimate of the depth of nesting, and the most attributes of one tag.
+def html_shape(page: bytes, deepest: int) -> tuple[int, int]:
+    """Return an upper bound of the depth of nesting, and the most attributes of one tag.
 
-    Elements without an end tag count as open to the end, so the estimate may be far too high and is seldom too low.
+    It counts no further than `deepest`. Elements whose end is implied (cells, list items, paragraphs) are not
+    counted, so the true depth may be a few times the bound; elements that are left open are, so it may be far less.
     """
-    depth, attributes = _shape(np.frombuffer(page, dtype=np.uint8), FLAT, TEXT_ONLY)
+    stack = np.zeros(deepest, dtype=np.uint64)
+    depth, attributes = _shape(np.frombuffer(page, dtype=np.uint8), stack, *NAMES)
     return int(depth), int(attributes)
 
 
@@ -44,11 +50,47 @@ def _contains(sorted_values: NDArray[np.uint64], value: np.uint64) -> bool:
 
 
 @njit(nogil=True, cache=True)
+def _close(
+    stack: NDArray[np.uint64],
+    depth: int,
+    name: np.uint64,
+    blocks: NDArray[np.uint64],
+    shields: NDArray[np.uint64],
+    formatting: NDArray[np.uint64],
+) -> int:
+    """Return the depth behind an end tag. Where the parser might keep elements open, they are kept."""
+    if depth and stack[depth - 1] == name:
+        return depth - 1
+    block = _contains(blocks, name)
+    at = depth - 1
+    while at >= 0 and stack[at] != name:
+        if _contains(shields, stack[at]) or (not block and _contains(blocks, stack[at])):
+            return depth
+        at -= 1
+    if at < 0:
+        return depth
+    kept = at
+    for index in range(at + 1, depth):  # formatting goes on behind the end of the block in which it began
+        if not block or _contains(formatting, stack[index]):
+            stack[kept] = stack[index]
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True)
 def _shape(
-    page: NDArray[np.uint8], flat: NDArray[np.uint64], text_only: NDArray[np.uint64]
-) -> tuple[np.int64, np.int64]:
+    page: NDArray[np.uint8],
+    stack: NDArray[np.uint64],
+    flat: NDArray[np.uint64],
+    blocks: NDArray[np.uint64],
+    shields: NDArray[np.uint64],
+    formatting: NDArray[np.uint64],
+    text_only: NDArray[np.uint64],
+    foreign_roots: NDArray[np.uint64],
+) -> tuple[int, int]:
     size = page.size
-    depth = deepest = most = np.int64(0)
+    depth = deepest = most = 0
+    foreign = False  # behind <svg> or <math>, where such an element may hold others: then both ways are reckoned with
     waiting_for = np.uint64(0)  # the name of the text-only element that is open
     i = 0
     while i < size:
@@ -64,17 +106,22 @@ def _shape(
         closing = i < size and page[i] == 0x2F
         if closing:
             i += 1
-        name, shift = np.uint64(0), np.uint64(0)
-        while i < size and (0x61 <= (page[i] | 0x20) <= 0x7A or (0x30 <= page[i] <= 0x39 and shift > 0)):
-            if shift < 64:
-                byte = page[i] | 0x20 if page[i] >= 0x41 else page[i]
-                name |= np.uint64(byte) << shift
-            shift += np.uint64(8)
+        name, length = np.uint64(0), 0
+        while i < size and page[i] > 0x20 and page[i] != 0x2F and page[i] != 0x3E:
+            letter = 0x61 <= (page[i] | 0x20) <= 0x7A
+            if length == 0 and not letter:
+                break
+            if length < 8:
+                name |= np.uint64(page[i] | 0x20 if letter else page[i]) << np.uint64(8 * length)
+            length += 1
             i += 1
-        if shift == 0 or (waiting_for != 0 and not (closing and name == waiting_for)):
+        if length == 0:
             continue
-        waiting_for = np.uint64(0)
-        attributes = np.int64(0)
+        if waiting_for != 0 and not (closing and name == waiting_for) and (closing or not foreign):
+            continue
+        if closing:
+            waiting_for = np.uint64(0)
+        attributes = 0
         between = False
         while i < size and page[i] != 0x3E:  # to the tag's end, past quoted values
             c = page[i]
@@ -93,10 +140,15 @@ def _shape(
         if _contains(flat, name):
             continue
         if closing:
-            depth = max(np.int64(0), depth - 1)
-        elif _contains(text_only, name):
+            depth = _close(stack, depth, name, blocks, shields, formatting)
+            continue
+        if _contains(text_only, name):
             waiting_for = name
-        else:
+        if waiting_for != 0 and not foreign:
+            continue
+        if depth < stack.size:
+            stack[depth] = name
             depth += 1
+            foreign = foreign or _contains(foreign_roots, name)
             deepest = max(deepest, depth)
     return deepest, most

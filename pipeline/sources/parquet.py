@@ -22,7 +22,7 @@ MAX_BATCH_ROWS = 4096
 def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits) -> list[Part]:
     """Return the parts of a file: ranges of row groups."""
     try:
-        with open_input(file.path) as stream:
+        with open_input(file) as stream:
             metadata = pq.read_metadata(stream)
     except (OSError, pa.ArrowException) as error:
         return [_part(file, file.size, {"broken": f"no Parquet file can be read here: {error}"})]
@@ -51,9 +51,7 @@ def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Item]:
             yield Rejected(part.locator(0), rule, part.options[problem])
             return
     row = part.options["row"]
-    with open_input(part.path) as stream:
-        if stream.seek(0, 2) != part.size:
-            raise ValueError(f"{part.name} is no longer {part.size} bytes long; start the run again")
+    with open_input(part) as stream:
         file = pq.ParquetFile(stream)
         columns = _wanted(source, file.schema_arrow.names)
         for group in range(*part.options["groups"]):
@@ -132,4 +130,4 @@ def _stored_bytes(group: Any) -> int:
 
 
 def _part(file: InputFile, weight: int, options: dict[str, Any]) -> Part:
-    return Part(file.name, file.path, file.size, weight=weight, options=options)
+    return Part(file.name, file.path, file.size, file.stamp, weight=weight, options=options)

@@ -25,7 +25,7 @@ _WIDE = ("utf-16", "utf-32")
 
 def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits) -> list[Part]:
     """Return the parts of a file: ranges of whole lines or paragraphs; one part where a document is the file."""
-    with open_input(file.path) as stream:
+    with open_input(file) as stream:
         raw = Raw(stream, file.size)
         compression = detect(bytes(raw.view(0, 16)))
         encoding = _encoding(raw, compression, source, limits)

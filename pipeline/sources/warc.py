@@ -26,7 +26,7 @@ _WANTED = (b"response", b"resource", b"conversion")
 
 def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits) -> list[Part]:
     """Return the parts of a WARC file: ranges of whole records."""
-    with open_input(file.path) as stream:
+    with open_input(file) as stream:
         raw = Raw(stream, file.size)
         compression = detect(bytes(raw.view(0, 16)))
         targets = split_targets(file.size, unit_bytes)

@@ -31,7 +31,7 @@ _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 
 def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits) -> list[Part]:
     """Return the parts of an export: ranges of whole pages."""
-    with open_input(file.path) as stream:
+    with open_input(file) as stream:
         raw = Raw(stream, file.size)
         compression = detect(bytes(raw.view(0, 16)))
         options = _header(raw, compression, limits)

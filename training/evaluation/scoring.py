@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from training.models.gpt import GPT
 from training.objectives.cross_entropy import IGNORED, token_losses
 
-POSITIONS = {"cpu": 4096, "cuda": 65536}
+POSITIONS = {"cpu": 2048, "cuda": 65536}
 """Positions of one forward pass. On a CPU larger ones are no faster."""
 
 
@@ -77,7 +77,7 @@ def token_log_probabilities(
     ]
     results = [np.zeros(len(stream) - 1, dtype=np.float32) for stream in streams]
     device = next(model.parameters()).device
-    limit = positions or POSITIONS.get(device.type, 4096)
+    limit = positions or POSITIONS.get(device.type, 2048)
     was_training = model.training
     model.eval()
     try:

@@ -90,6 +90,15 @@ def reference_prefix(packer: str, data: bytes) -> bytes:
     return b"".join(out)
 
 
+@pytest.mark.parametrize("packer", ["gzip", "bzip2", "zstd", "xz"])
+def test_frames_of_many_blocks_follow_one_another(packer: str):
+    content = [b"x" * 3_000_000, random.Random(1).randbytes(500_000), b"", CONTENT * 200, b"y" * MIB, b"z" * 2 * MIB]
+    items = pieces(b"".join(map(PACKERS[packer], content)), limits=Limits(max_decompression_ratio=1e9))
+    assert not damages(items)
+    assert joined(items) == b"".join(content)
+    assert max(len(item.data) for item in items) <= MIB
+
+
 @pytest.mark.parametrize("packer", ["gzip-members", "bzip2-streams", "zstd-frames"])
 def test_a_broken_frame_costs_itself(packer: str):
     frames = [PACKERS[packer.partition("-")[0]](CONTENT[start : start + 700]) for start in range(0, len(CONTENT), 700)]
