@@ -40,6 +40,8 @@ def listening(listener: Listener) -> Iterator[None]:
 
 def format_quantity(name: str, value: Any) -> str:
     """Return a number of an event as people write it, with its unit from the name."""
+    if name == "peak_memory_megabytes":
+        return f"{value:,.0f} MB peak"
     label = name.replace("_per_second", "/s").replace("_", " ")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"{label} {value}"

@@ -21,7 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.small_models import one_thread, tiny_checkpoint
+from tests.training.tiny_run import make_run
 from training.generation import Generator
+from training.run import train
 from training.sampling import SamplingConfig
 from training.tracking import Location, Sender, find_location, resolve_model
 from training.tracking.journal import Position, points, read_lines
@@ -661,3 +663,53 @@ def test_a_damaged_state_is_a_new_one(tmp_path: Path) -> None:
     assert load_state(path) == State()
     path.write_text('{"format": 99}')
     assert load_state(path) == State()
+
+
+def test_a_journal_that_moved_goes_on_where_it_was(location: Location, tmp_path: Path) -> None:
+    journal = tmp_path / "metrics.jsonl"
+    write_journal(journal, range(1, 11))
+    with Sender(tmp_path / "tracking", location, journal) as sender:
+        run_id = start(sender)
+        assert run_id is not None
+    write_journal(journal, range(11, 21))
+    moved = journal.rename(tmp_path / "committed.jsonl")
+    with Sender(tmp_path / "tracking", location, journal) as sender:
+        assert sender.is_done()  # there is nothing at the old place
+    with Sender(tmp_path / "tracking", location, moved) as sender:
+        assert not sender.is_done()
+        assert sender.flush()
+    assert sent_metrics(location, run_id) == expected_metrics(range(1, 21))
+
+
+def test_a_closed_sender_closes_again_at_once_and_can_go_on(location: Location, tmp_path: Path) -> None:
+    with Sender(tmp_path / "tracking", location) as sender:
+        assert start(sender) is not None
+        assert sender.close()
+        began = time.monotonic()
+        assert sender.close()
+        assert time.monotonic() - began < 0.5
+        sender.log_samples([{"prompt": "a", "continuation": "b"}], 1)
+        assert not sender.is_done()
+        assert sender.flush()
+
+
+def test_what_the_trainer_writes_arrives(location: Location, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    result = train(run)
+    output = Path(run.output_dir)
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    with Sender(tmp_path / "tracking", location, output / "metrics.jsonl") as sender:
+        run_id = start(sender)
+        assert run_id is not None
+        sender.log_checkpoint(result["best_checkpoint"], 12)
+        assert sender.flush()
+        assert sender.failures == {}
+        model_id = sender.result("checkpoint 12")
+    expected = Counter((name, row["step"]) for row in rows for name in [*row["metrics"], "tokens"])
+    assert len(rows) >= 4
+    assert sent_metrics(location, run_id) == expected
+    client = Tracker(location).client
+    hanging = {metric.key: metric.value for metric in client.get_logged_model(model_id).metrics}
+    last = rows[-1]["metrics"]
+    assert hanging == {name: last[name] for name in last if name.startswith("validation/")}
+    assert {"validation/loss", "validation/bits_per_byte/source/wiki", "validation/loss/language/zh"} <= set(hanging)
