@@ -196,13 +196,21 @@ def _sender(plan: Plan) -> Iterator[Sender]:
     handler = _PublishHandler()
     logger = logging.getLogger("training.tracking")
     logger.addHandler(handler)
-    sender = Sender(_folder(plan), _location(plan), Path(plan.refs["train"].path, "work", "metrics.jsonl"))
+    sender = Sender(_folder(plan), _location(plan), _journal(plan))
     try:
         with sender:
             yield sender
             sender.close(_CLOSE_SECONDS)
     finally:
         logger.removeHandler(handler)
+
+
+def _journal(plan: Plan) -> Path:
+    """Return the training's journal: the committed one, or the one that is being written."""
+    train = plan.refs["train"]
+    if train.is_committed:
+        return Path(train.committed().files("metrics")[0].path)
+    return Path(train.path, "work", "metrics.jsonl")
 
 
 class _PublishHandler(logging.Handler):

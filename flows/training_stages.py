@@ -125,6 +125,10 @@ class EvaluateConfig(StageConfig):
 
     checkpoint: Literal["best", "final"] = Field("best", description="best: of the lowest validation loss.")
     ngram_order: int = Field(3, ge=1, le=5, description="Order of the interpolated n-gram model to compare with.")
+    ngram_tokens: Literal["all", "trained"] = Field(
+        "all",
+        description="What the n-gram models count: all train tokens, or only those that the model was trained on.",
+    )
     minimal_pairs: tuple[str, ...] = Field(
         ("templates:en", "templates:zh"),
         description="Own templates by language, or files of BLiMP's form (lines with sentence_good, sentence_bad).",
