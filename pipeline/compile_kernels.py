@@ -1,4 +1,4 @@
-"""`python -m pipeline.compile_kernels`: compile every text kernel into the user's cache, so that no run waits for it."""
+"""`python -m pipeline.compile_kernels`: compile the text kernels into the cache, so that no run waits for them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The stage: a function from work units or shards to shards, and how one is run to its commit.
 
 A map stage looks at a document alone, a global stage across documents; both are cut into units. A unit's files are
-written into a temporary folder and renamed into place, then its record is written; a unit with a record is never
-done again. When every unit has its record, the counts are checked (read = kept + dropped) and the manifest commits the stage.
+written into a temporary folder and renamed into place, then its record is written; a unit with a record is never done
+again. When every unit has its record, the counts are checked (read = kept + dropped) and the manifest commits the
+stage.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def _groups(
     def bits_of(model: str, key: str) -> float | None:
         return perplexity[model].get(group, {}).get(key, {}).get("bits_per_byte")
 
-    most = max(bits_of(name, key) or 0.0 for name in perplexity for key in ours)
+    most = 1.02 * max(bits_of(name, key) or 0.0 for name in perplexity for key in ours)  # the last mark is seen whole
     rows: list[list[Child]] = []
     for key, scored in sorted(ours.items(), key=lambda item: (-item[1].get("tokens", 0), item[0])):
         bits = scored.get("bits_per_byte")
@@ -241,9 +241,9 @@ def _minimal_pairs(name: str, scored: Mapping[str, Any]) -> list[Markup]:
     overall, languages, phenomena = scored["overall"], scored.get("languages", {}), scored.get("phenomena", {})
     text = (
         "Of two sentences that differ in one point of grammar the likelier one is the model's choice: right in "
-        f"{decimal(overall['accuracy'], 3)} ± {decimal(overall['standard_error'], 3)} of {count(overall['pairs'])} pairs. "
-        "The whiskers are 95 % intervals from 0 to 1; one that touches the line, chance, does not tell the model from "
-        "guessing."
+        f"{decimal(overall['accuracy'], 3)} ± {decimal(overall['standard_error'], 3)} of {count(overall['pairs'])} "
+        "pairs. The whiskers are 95 % intervals from 0 to 1; one that touches the line, chance, does not tell the "
+        "model from guessing."
     )
     tables = []
     for language, value in languages.items():
