@@ -64,6 +64,10 @@ class ModelConfig:
     """RMS-normalise queries and keys by head before the product (Henry et al. 2020); allows higher learning rates."""
     tied_embeddings: bool = False
     """Use the token embedding as the output matrix too."""
+    bigram_buckets: int = 0
+    """Rows of a hashed embedding of (previous token, token) pairs, added to the token embedding; 0 leaves it out. It gives
+    a small model on a small budget what an n-gram model knows, at the price of a look-up (Huang et al. 2025,
+    arXiv:2501.16975, Over-Tokenized Transformer, section 3)."""
     rope_theta: float = 10_000.0
     """Base of the rotary position frequencies (RoFormer, section 3.4.3)."""
     norm_epsilon: float = 1e-6
@@ -80,6 +84,7 @@ class ModelConfig:
         if self.mlp_width is not None:
             _at_least("mlp_width", self.mlp_width, 1)
         _within("dropout", self.dropout, 0.0, 0.99)
+        _at_least("bigram_buckets", self.bigram_buckets, 0)
         _positive("rope_theta", self.rope_theta)
         _positive("norm_epsilon", self.norm_epsilon)
 
@@ -136,6 +141,8 @@ class OptimizerConfig:
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = 2e-2
     """Peak learning rate of Muon."""
+    bigram_learning_rate: float = 0.3
+    """Peak learning rate of the row-wise Adagrad that trains the hashed bigram embedding."""
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -145,7 +152,7 @@ class OptimizerConfig:
     """Decoupled decay of matrices; vectors and gains are never decayed."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "muon_learning_rate", "epsilon"):
+        for name in ("learning_rate", "muon_learning_rate", "bigram_learning_rate", "epsilon"):
             _positive(name, getattr(self, name))
         for name in ("beta1", "beta2", "momentum"):
             _within(name, getattr(self, name), 0.0, 0.999999)

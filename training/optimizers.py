@@ -91,6 +91,36 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 
+class RowAdagrad(torch.optim.Optimizer):
+    """Adagrad with one accumulator a row, for embeddings of which a step touches few rows.
+
+    A row's step is its gradient over the root of the summed mean squares of its gradients (Duchi et al. 2011, with the
+    diagonal averaged over the row). Rows without a gradient stay as they are; sparse gradients cost only their rows.
+    """
+
+    def __init__(self, parameters: list[Tensor], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the rows that have a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["squares"] = torch.zeros(len(parameter), device=parameter.device)
+                if parameter.grad.is_sparse:
+                    gradient = parameter.grad.coalesce()
+                    rows, values = gradient.indices()[0], gradient.values()
+                else:
+                    rows, values = slice(None), parameter.grad
+                squares = state["squares"][rows] + values.square().mean(1)
+                state["squares"][rows] = squares
+                parameter[rows] -= group["lr"] * values / (squares.sqrt() + 1e-10).unsqueeze(1)
+
+
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearly orthogonal factor of each matrix (batch, rows, columns): singular values end in about [0.7, 1.2].
 
@@ -108,8 +138,11 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 def build(config: OptimizerConfig, model: GPT, dtype: torch.dtype = torch.float32) -> OptimizerSet:
     """The optimisers of a config for a model that computes in `dtype`: weight decay on matrices only."""
     matrices = {name: p for name, p in model.blocks.named_parameters(prefix="blocks") if p.ndim == 2}
-    others = {name: p for name, p in model.named_parameters() if name not in matrices}
+    bigrams = [model.bigrams.weight] if model.bigrams is not None else []
+    others = {name: p for name, p in model.named_parameters() if name not in {*matrices, "bigrams.weight"}}
     parts: list[torch.optim.Optimizer] = []
+    if bigrams:
+        parts.append(RowAdagrad(bigrams, config.bigram_learning_rate))
     if config.name == "muon":
         groups = [{"params": [p], "split": 3 if name.endswith("qkv.weight") else 1} for name, p in matrices.items()]
         parts.append(Muon(groups, config.muon_learning_rate, config.momentum, config.weight_decay, dtype))

@@ -45,7 +45,12 @@ class Trainer:
         # Drawn on the CPU, so that every device starts from the same weights.
         torch.manual_seed(config.seed)
         self.model = GPT(run.model, run.vocabulary_size).to(compute.device)
+        if self.model.bigrams is not None:
+            # A step touches few rows; on one CPU process only these are computed, elsewhere dense gradients are faster.
+            self.model.bigrams.sparse = compute.device.type == "cpu" and world.size == 1
         self.optimizer = optimizers.build(run.optimizer, self.model, compute.dtype)
+        # Adagrad's steps do not depend on the scale of the gradient, so the bigram embedding has no need of clipping.
+        self._clipped = [p for name, p in self.model.named_parameters() if name != "bigrams.weight"]
         self.step = 0
         self.tokens_per_step = config.batch_size * run.sequence_length
         self.flops_per_token = self.model.flops_per_token(run.sequence_length)
@@ -170,7 +175,7 @@ class Trainer:
                 (loss / parts).backward()
             total += loss.detach() / parts
         clip = config.gradient_clip or float("inf")
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.gradient_norm = nn.utils.clip_grad_norm_(self._clipped, clip)
         self.optimizer.step(self._factor(self.step))
         self.optimizer.zero_grad()
         self._losses.append(total)

@@ -108,7 +108,7 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
         },
         "tokenizer": {"vocabulary_size": 512, "validation_fraction": 0.1},
         "train": {
-            "model": {"layers": 2, "heads": 2, "width": 32, "context_length": 64},
+            "model": {"layers": 2, "heads": 2, "width": 32, "context_length": 64, "bigram_buckets": 512},
             "training": {
                 "steps": 30,
                 "batch_size": 4,

@@ -27,6 +27,7 @@ class GPT(nn.Module):
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.embedding = nn.Embedding(vocabulary_size, config.width)
+        self.bigrams = BigramEmbedding(config.bigram_buckets, config.width) if config.bigram_buckets else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
         self.head = nn.Linear(config.width, vocabulary_size, bias=False)
@@ -49,6 +50,8 @@ class GPT(nn.Module):
             raise ValueError(f"{tokens} tokens exceed the model's context length of {self.config.context_length}")
         cos_TK, sin_TK = self.cos_TK[:tokens], self.sin_TK[:tokens]
         x_BTD = self.embedding(ids_BT)
+        if self.bigrams is not None:
+            x_BTD = F.rms_norm(x_BTD + self.bigrams(ids_BT), (self.config.width,), eps=self.config.norm_epsilon)
         for block in self.blocks:
             x_BTD = block(x_BTD, cos_TK, sin_TK)
         hidden_BTD: Tensor = self.norm(x_BTD)
@@ -56,7 +59,9 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all weights anew; gains are 1."""
+        """Draw all weights anew; gains are 1, and the bigram embedding starts at 0."""
+        if self.bigrams is not None:
+            self.bigrams.weight.zero_()
         deviation = SCHEMES[self.config.initialization]
         matrices: list[tuple[Kind, Tensor]] = [("embedding", self.embedding.weight)]
         for module in self.blocks:
@@ -80,6 +85,18 @@ class GPT(nn.Module):
         """
         multiplied = self.head.weight.numel() + sum(p.numel() for p in self.blocks.parameters() if p.ndim == 2)
         return 6 * multiplied + 12 * self.config.layers * sequence_length * self.config.width
+
+
+class BigramEmbedding(nn.Embedding):
+    """A vector (D) for each hash of a token and the one before it; collisions are left to training to sort out."""
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Vectors (B, T, D); the first token of a sequence counts as following id 0."""
+        previous_BT = F.pad(ids_BT, (1, 0))[:, :-1]
+        # Fibonacci hashing of the pair; int64 products wrap alike on every device, and the modulus is not negative.
+        pair_BT = (previous_BT << 20) + ids_BT
+        vectors_BTD: Tensor = super().forward(((pair_BT * 0x1E3779B97F4A7C15) >> 24) % self.num_embeddings)
+        return vectors_BTD
 
 
 class Block(nn.Module):
