@@ -75,20 +75,30 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
+        """Update every matrix that has a gradient, those of one shape together: they are many and small."""
+        stacks: dict[torch.Size, list[tuple[Tensor, dict[str, Any], Tensor]]] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                direction = parameter.grad.lerp(momentum, group["momentum"])
+                if parameter.grad is not None:
+                    wide = _wide(self._direction(parameter, group))
+                    stacks.setdefault(wide.shape[1:], []).append((parameter, group, wide))
+        for entries in stacks.values():
+            updates = orthogonalize(torch.cat([wide for _, _, wide in entries]))
+            for (parameter, group, _), update in zip(entries, updates.split([len(e[2]) for e in entries]), strict=True):
                 rows, columns = parameter.shape[0] // group["split"], parameter.shape[1]
-                update = orthogonalize(direction.view(group["split"], rows, columns).to(self._dtype))
+                update = update.mT if rows > columns else update
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                parameter.add_(update.reshape_as(parameter), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+    def _direction(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """Momentum, looked ahead by one step: (split, rows, columns)."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+        direction = parameter.grad.lerp(momentum, group["momentum"])
+        return direction.view(group["split"], -1, parameter.shape[1]).to(self._dtype)
 
 
 class RowAdagrad(torch.optim.Optimizer):
@@ -124,15 +134,19 @@ class RowAdagrad(torch.optim.Optimizer):
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearly orthogonal factor of each matrix (batch, rows, columns): singular values end in about [0.7, 1.2].
 
-    Newton-Schulz iteration with Jordan et al.'s coefficients, in the dtype of the matrices.
+    Newton-Schulz iteration with Jordan et al.'s coefficients, in the dtype of the matrices; fewest products where they
+    are wide.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if tall else x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
+    return x
+
+
+def _wide(matrices: Tensor) -> Tensor:
+    return matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
 
 
 def build(config: OptimizerConfig, model: GPT, dtype: torch.dtype = torch.float32) -> OptimizerSet:

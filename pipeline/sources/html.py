@@ -96,8 +96,8 @@ def decode_html(data: bytes, charset: str | None) -> str:
     encoding = announced or detect_encoding(data, from_html_meta=True) or "utf-8"
     if not (data.isascii() and b"\x1b" in data):  # the escape sequences of ISO-2022-JP are ASCII
         text = data.decode("utf-8", "replace")
-        broken = text.count("\ufffd")
-        if not broken or broken * 4 <= len(text) - len(text.encode("ascii", "ignore")) - broken:
+        beyond_ascii = len(text) - len(text.encode("ascii", "ignore"))
+        if text.count("\ufffd") * 5 <= beyond_ascii:
             return text
     try:
         return bytes_to_str(data, encoding, errors="strict", fallback_encodings=())

@@ -3,10 +3,12 @@ from typing import Literal
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import PRESETS, ModelConfig
+from training.models import attention
 from training.models.gpt import GPT, rotary_table, rotate
 
 SMALL = ModelConfig(layers=2, heads=2, width=32, context_length=24)
@@ -55,6 +57,18 @@ def test_rotary_products_depend_on_the_distance_only() -> None:
         diagonal = torch.diagonal(scores[0, 0], offset=distance)
         assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-6)
     assert scores[0, 0, 0, 0] == pytest.approx(float(q.flatten() @ k.flatten()))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, attention._EXPLICIT_TOKENS, attention._EXPLICIT_TOKENS + 1])
+def test_attention_is_that_of_torch(tokens: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, tokens, 8, requires_grad=True) for _ in range(3))
+    upstream = torch.randn(2, 3, tokens, 8)
+    ours = attention.causal_attention(q, k, v)
+    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    gradients = [torch.autograd.grad(y, (q, k, v), upstream) for y in (ours, theirs)]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
 
 
 def test_the_context_length_is_a_limit() -> None:

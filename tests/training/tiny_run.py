@@ -73,7 +73,7 @@ def make_run(folder: Path, **training: Any) -> TrainingRun:
         end_of_text=END_OF_TEXT,
         output_dir=str(folder / "output"),
         dataset_fingerprint="tokens-1",
-        model=ModelConfig(layers=2, heads=2, width=32, context_length=16, dropout=0.1),
+        model=ModelConfig(layers=2, heads=2, width=32, context_length=16, dropout=0.1, bigram_buckets=64),
         optimizer=OptimizerConfig(learning_rate=0.01),
         schedule=ScheduleConfig(warmup_steps=2),
         training=TrainingConfig(**{**settings, **training}),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ModelConfig
+from training.models.attention import causal_attention
 from training.models.initialization import SCHEMES, Kind
 
 
@@ -137,7 +138,7 @@ class Attention(nn.Module):
             q_BHTK = F.rms_norm(q_BHTK, (q_BHTK.shape[-1],), eps=self.epsilon)
             k_BHTK = F.rms_norm(k_BHTK, (k_BHTK.shape[-1],), eps=self.epsilon)
         q_BHTK, k_BHTK = rotate(q_BHTK, cos_TK, sin_TK), rotate(k_BHTK, cos_TK, sin_TK)
-        y_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+        y_BHTK = causal_attention(q_BHTK, k_BHTK, v_BHTK)
         y_BTD: Tensor = self.output(y_BHTK.transpose(1, 2).reshape(batch, tokens, width))
         return y_BTD
 
@@ -159,7 +160,8 @@ class MLP(nn.Module):
             gate_BTF, value_BTF = h_BTF.chunk(2, dim=-1)
             h_BTF = F.silu(gate_BTF) * value_BTF
         elif self.activation == "relu2":
-            h_BTF = F.relu(h_BTF).square()
+            h_BTF = F.relu(h_BTF)
+            h_BTF = h_BTF * h_BTF
         else:
             h_BTF = F.gelu(h_BTF)
         y_BTD: Tensor = self.output(h_BTF)
@@ -176,4 +178,5 @@ def rotary_table(context_length: int, head_width: int, theta: float) -> tuple[Te
 def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """Turn the pairs (i, i + K / 2) of each head by the angle of their position, in the halves layout of GPT-NeoX."""
     a, b = x_BHTK.chunk(2, dim=-1)
-    return torch.cat((a * cos_TK - b * sin_TK, a * sin_TK + b * cos_TK), dim=-1).to(x_BHTK.dtype)
+    cos_TK, sin_TK = cos_TK.to(x_BHTK.dtype), sin_TK.to(x_BHTK.dtype)
+    return torch.cat((a * cos_TK - b * sin_TK, a * sin_TK + b * cos_TK), dim=-1)

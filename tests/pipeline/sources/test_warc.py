@@ -126,10 +126,28 @@ def test_a_broken_record_costs_itself(tmp_path: Path):
     assert [item.locator for item in rejected(items)] == [f"a.warc#{place}" for place in places]
 
 
-@pytest.mark.parametrize("where", ["head", "middle", "checksum"])
+@pytest.mark.parametrize("padding", range(0, 256, 15))
+def test_lengths_that_are_a_little_wrong(tmp_path: Path, padding: int):
+    pages = crawl(8)
+    for index, wrong in ((1, 1), (3, padding), (4, -5), (6, 300)):
+        length = int(pages[index].partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+        pages[index] = pages[index].replace(b"Content-Length: %d" % length, b"Content-Length: %d" % (length + wrong))
+    file = write(tmp_path / "a.warc", *pages)
+    whole = read(file, format="warc")
+    assert {"page 0", "page 2", "page 5", "page 7"} <= set(texts(whole))
+    assert set(rules(whole)) == {"broken_record"}
+    for unit_bytes in (50, 200, 500):
+        assert read(file, unit_bytes, format="warc") == whole
+
+
+@pytest.mark.parametrize("where", ["head", "middle", "checksum", "whole but checksum"])
 def test_a_broken_member_costs_itself(tmp_path: Path, where: str):
-    members = [gz(page) for page in crawl()]
-    at = {"head": 0, "middle": len(members[2]) // 2, "checksum": len(members[2]) - 6}[where]
+    pages = crawl()
+    if where == "whole but checksum":  # all of it is decompressed before the checksum is looked at
+        pages[2] += b"\r\n" * 128
+        pages[2] = pages[2][: len(pages[2]) // 256 * 256]
+    members = [gz(page) for page in pages]
+    at = {"head": 0, "middle": len(members[2]) // 2}.get(where, len(members[2]) - 6)
     members[2] = members[2][:at] + bytes(255 - byte for byte in members[2][at : at + 3]) + members[2][at + 3 :]
     items = read(write(tmp_path / "a.warc.gz", *members), format="warc")
     assert texts(items) == [f"page {index}" for index in (0, 1, 3, 4, 5)]

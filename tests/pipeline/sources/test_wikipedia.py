@@ -90,6 +90,16 @@ def test_broken_pages_cost_themselves(tmp_path: Path):
     assert "before the next one" in rejected(items)[1].detail
 
 
+def test_pages_without_an_end_split_anywhere(tmp_path: Path):
+    pages = [wiki_page(f"T{number}", f"text {number} " * number) for number in range(30)]
+    pages = [page.replace("</page>", "") if number % 3 == 1 else page for number, page in enumerate(pages)]
+    file = write(tmp_path / "a.xml", wiki_dump(pages[:-1]) + pages[-1].replace("</page>", "").encode())
+    whole = read(file, format="wikipedia")
+    assert rules(whole) == ["broken_record"] * 10 + ["truncated_stream"]
+    for unit_bytes in range(100, 2000, 130):
+        assert read(file, unit_bytes, format="wikipedia") == whole
+
+
 def test_entities_of_a_document_type_do_not_expand(tmp_path: Path):
     bomb = '<!DOCTYPE m [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]>\n'
     page = wiki_page("T", "x").replace(">x<", ">&b;<")
@@ -111,7 +121,10 @@ def test_limits_and_empty_files(tmp_path: Path):
     file = write(tmp_path / "a.xml", wiki_dump(pages))
     items = read(file, format="wikipedia", limits=Limits(max_record_bytes=2048, max_document_bytes=500))
     assert texts(items) == ["short"]
-    assert rules(items) == ["too_large", "too_large"]
+    assert [(item.rule, item.threshold) for item in rejected(items)] == [("too_large", 2048), ("too_large", 500)]
+    items = read(file, format="wikipedia", limits=Limits(max_record_bytes=2048))
+    assert texts(items) == ["short", "y" * 900]
+    assert rules(items) == ["too_large"]
     assert rules(read(write(file, b"<html>no dump</html>"), format="wikipedia")) == ["empty"]
 
 
