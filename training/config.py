@@ -65,8 +65,8 @@ class ModelConfig:
     tied_embeddings: bool = False
     """Use the token embedding as the output matrix too."""
     bigram_buckets: int = 0
-    """Rows of a hashed embedding of (previous token, token) pairs, added to the token embedding; 0 leaves it out. From it
-    a small model on a small budget gets what an n-gram model knows, for a look-up (Huang et al. 2025, Over-Tokenized
+    """Rows of a hashed embedding of (previous token, token) pairs, added to the token embedding; 0 leaves it out. It
+    gives a small model on a small budget what an n-gram model knows, for a look-up (Huang et al. 2025, Over-Tokenized
     Transformer, arXiv:2501.16975, section 3)."""
     rope_theta: float = 10_000.0
     """Base of the rotary position frequencies (RoFormer, section 3.4.3)."""
