@@ -65,7 +65,7 @@ def _rules(rules: list[dict[str, Any]]) -> Table:
     for name in names:
         table.add_column(name.replace("_", " "))
     for row in rules:
-        style = "red" if row.get("passed") is False else None
+        style = "red" if row["verdict"] == "fail" else None
         table.add_row(*(_cell(row[name]) for name in names), style=style)
     return table
 

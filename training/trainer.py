@@ -58,9 +58,9 @@ class Trainer:
         self._losses: list[Tensor] = []
         self._callbacks = callbacks
         self._checkpoints = Path(run.output_dir) / "checkpoints"
-        loss = _Loss(self.model, self.objective)
-        if world.size > 1:
-            loss = DistributedDataParallel(loss, gradient_as_bucket_view=True)  # type: ignore[assignment]
+        loss: nn.Module = _Loss(self.model, self.objective)
+        self._ddp = DistributedDataParallel(loss, gradient_as_bucket_view=True) if world.size > 1 else None
+        loss = self._ddp or loss
         self._loss = torch.compile(loss, dynamic=False) if compute.compiled else loss
 
     @property
@@ -183,8 +183,8 @@ class Trainer:
 
     def _gradients_summed(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Let DDP add the gradients up once in a step, with its last micro-batch."""
-        if isinstance(self._loss, DistributedDataParallel) and not last:
-            return self._loss.no_sync()
+        if self._ddp is not None and not last:
+            return self._ddp.no_sync()
         return contextlib.nullcontext()
 
     def _refuse_another_run(self, path: Path, state: TrainerState) -> None:

@@ -144,8 +144,7 @@ def test_lengths_that_are_a_little_wrong(tmp_path: Path, padding: int):
 def test_a_broken_member_costs_itself(tmp_path: Path, where: str):
     pages = crawl()
     if where == "whole but checksum":  # all of it is decompressed before the checksum is looked at
-        pages[2] += b"\r\n" * 128
-        pages[2] = pages[2][: len(pages[2]) // 256 * 256]
+        pages[2] += b"\r\n" * 512
     members = [gz(page) for page in pages]
     at = {"head": 0, "middle": len(members[2]) // 2}.get(where, len(members[2]) - 6)
     members[2] = members[2][:at] + bytes(255 - byte for byte in members[2][at : at + 3]) + members[2][at + 3 :]
