@@ -13,7 +13,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import tracking
 from flows.engines import task_runner, without_heartbeat
-from flows.plan import CORPUS_STAGES, Plan, make_plan
+from flows.plan import Plan, make_plan
 from flows.runner import run_stage, stage_table
 from pipeline.catalog import build as build_catalog
 
@@ -121,5 +121,3 @@ def pretrain(recipe: str = "quickstart", workspace: str = "workspace", overrides
         raise
     plan.write_record(state="finished", registered=tracking.registered(plan))
 
-
-__all__ = ["CORPUS_STAGES", "STAGE_FLOWS", "pretrain"]
