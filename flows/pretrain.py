@@ -120,4 +120,3 @@ def pretrain(recipe: str = "quickstart", workspace: str = "workspace", overrides
         plan.write_record(state="failed", error=f"{type(error).__name__}: {error}")
         raise
     plan.write_record(state="finished", registered=tracking.registered(plan))
-
