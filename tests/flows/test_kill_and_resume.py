@@ -53,6 +53,7 @@ def kill_in(stage: str, command: list[str], environment: dict[str, str], folder:
     psutil.wait_procs(children, timeout=30)
 
 
+@pytest.mark.timeout(1200)
 def test_killed_in_every_stage(finished: Path, tiny_recipe: Path, prefect_environment: dict[str, str], tmp_path: Path):
     command = [sys.executable, "-m", "flows.cli", "run", str(tiny_recipe), "-w", str(tmp_path)]
     plan = make_plan(str(tiny_recipe), str(tmp_path))
