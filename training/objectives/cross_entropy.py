@@ -52,16 +52,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             weight_gradient = torch.zeros_like(weight_VD, dtype=accumulator)
             total = torch.zeros((), dtype=accumulator, device=hidden_ND.device)
             for hidden, targets in _chunks(hidden_ND.to(dtype), targets_N):
-                counted = (targets != IGNORED).unsqueeze(1)
-                index = targets.clamp(min=0).unsqueeze(1)
+                counted = targets != IGNORED
+                # Not gather and scatter_, which copies the whole of a bfloat16 tensor on a CPU.
+                target = (torch.arange(len(targets), device=targets.device), targets.clamp(min=0))
                 probabilities = torch.softmax(hidden @ weight.T, dim=1)
-                likelihood = probabilities.gather(1, index)
+                likelihood = probabilities[target]
                 surprise = -likelihood.to(accumulator).clamp(min=torch.finfo(torch.float32).tiny).log()
                 total += (surprise * counted).sum()
-                difference = probabilities.scatter_(1, index, likelihood - 1)
+                probabilities[target] = likelihood - 1
                 # Ignored positions are taken out of the small factors, not of the (chunk, V) one.
-                hidden_gradients.append((difference @ weight) * counted)
-                weight_gradient += difference.T @ (hidden * counted)
+                hidden_gradients.append((probabilities @ weight) * counted.unsqueeze(1))
+                weight_gradient += probabilities.T @ (hidden * counted.unsqueeze(1))
             count = (targets_N != IGNORED).sum().clamp(min=1)
             ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient, count)
             return (total / count).float() if accumulator == torch.float32 else total / count
