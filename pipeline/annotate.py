@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from pipeline.language import DEFAULT_BYTES, load_model, model_path, model_sha256
+from pipeline.language import DEFAULT_BYTES, identify, load_model, model_path, model_sha256
 from pipeline.quality.c4 import C4Lines, line_rules
 from pipeline.quality.signals import SIGNALS, measure
 from pipeline.stage import Stage, StageConfig, Unit, UnitOutput, UnitRecord
@@ -29,6 +29,10 @@ SIGNALS_SCHEMA: Final = pa.schema(
         pa.field("language_score", pa.float64(), nullable=False),
         pa.field("second_language", pa.string()),
         pa.field("second_language_score", pa.float64()),
+        pa.field("third_language", pa.string()),
+        pa.field("third_language_score", pa.float64()),
+        pa.field("other_language_fraction", pa.float64(), nullable=False),
+        pa.field("language_script_fraction", pa.float64()),
         *(pa.field(signal.name, signal.type) for signal in SIGNALS),
     ]
 )
@@ -59,8 +63,8 @@ class AnnotateConfig(StageConfig):
     language_bytes: int = Field(
         default=DEFAULT_BYTES,
         ge=64,
-        description="UTF-8 bytes at the start of a document by which its language is told. Default 2048: where more "
-        "hardly changes the answer, and costs 0.1 s a MB",
+        description="UTF-8 bytes by which the language of a document is told: it is read whole up to this size, and "
+        "beyond in evenly spread pieces. Default 2048: where more hardly changes the answer",
     )
     c4_lines: C4Lines = Field(
         default=C4Lines(),
@@ -75,7 +79,7 @@ class Annotate(Stage[AnnotateConfig]):
     """
 
     name: ClassVar[str] = "annotate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     conserves: ClassVar[str | None] = "deduplicate"
 
     def __init__(self, config: AnnotateConfig, inputs: Mapping[str, StageRef]) -> None:
@@ -110,15 +114,18 @@ class Annotate(Stage[AnnotateConfig]):
         rules = line_rules(self.config.c4_lines)
         with output.parquet("signals", SIGNALS_SCHEMA) as sink, file.parquet() as documents:
             for batch in documents.iter_batches(batch_rows(documents), columns=["id", "source", "text"]):
-                found = model.identify(batch["text"], 2, self.config.language_bytes)
+                found = identify(model, batch["text"], 3, self.config.language_bytes)
                 statistics = measure(batch["text"], found.codes[0].tolist(), rules)
                 columns = [
                     batch["id"],
                     batch["source"],
-                    pa.array(found.codes[0], pa.string()),
-                    pa.array(found.scores[0], pa.float64()),
-                    pa.array(found.codes[1], pa.string()),
-                    pa.array(found.scores[1], pa.float64(), from_pandas=True),
+                    *(
+                        column
+                        for codes, scores in zip(found.codes, found.scores, strict=True)
+                        for column in (pa.array(codes, pa.string()), pa.array(scores, from_pandas=True))
+                    ),
+                    pa.array(found.other_fraction),
+                    pa.array(found.script_fraction, from_pandas=True),
                     *statistics.columns,
                 ]
                 sink.write(pa.table(columns, schema=SIGNALS_SCHEMA))

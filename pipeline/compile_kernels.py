@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.signatures import signature_table
-from pipeline.language import first_words
 from pipeline.quality.c4 import C4Lines, line_rules, remove_lines
 from pipeline.quality.signals import measure
 
@@ -19,7 +18,6 @@ def compile_kernels() -> None:
     rules = line_rules(C4Lines())
     measure(texts, ["en", "zh"], rules)
     remove_lines(texts, rules)
-    first_words(texts, 64)
     documents = pa.table(
         {"id": ["0" * 32, "1" * 32], "source": ["a", "a"], "date": pa.nulls(2, pa.string()), "text": texts}
     )

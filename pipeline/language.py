@@ -2,230 +2,296 @@
 
 Source of the model and its labels: Joulin et al. 2016, "Bag of Tricks for Efficient Text Classification" and
 "FastText.zip"; https://fasttext.cc/docs/en/language-identification.html.
+
+A short document is read whole. Of a long one, evenly spread pieces are read: the beginning alone is often a menu or a
+notice in another language. What the pieces say of themselves tells whether a document mixes languages.
 """
 
-import hashlib
-import struct
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.text.arrow import large_strings, utf8_views
+from pipeline.fasttext_model import FastTextModel, load_model, model_sha256
+from pipeline.text.arrow import utf8_views
+from pipeline.text.scan import decode
+from pipeline.text.tables import CLASS_MASK, CLASS_SHIFT, SCRIPT_SHIFT, SCRIPTS, TABLE, UNSPACED, WORD
+
+__all__ = ["DEFAULT_BYTES", "UNDETERMINED", "Languages", "identify", "load_model", "model_path", "model_sha256"]
 
 UNDETERMINED: Final = "und"  # ISO 639: text in which there is nothing to tell a language by
 DEFAULT_BYTES: Final = 2048
 
-_LABEL: Final = "__label__"
-_MAGIC: Final = 793712314
-_VERSIONS: Final = (11, 12)
+PIECE_BYTES: Final = 256  # about three sentences: enough to tell a language by
+CERTAIN: Final = 0.5  # a piece speaks another language only where the model thinks it likelier than all others together
+
 _BLANK: Final = 0x20
+_DELETE: Final = 0x7F
+
+# Scripts of the languages that are not written in Latin letters (alone). Codes are those of lid.176.
+_LANGUAGES_OF_SCRIPTS: Final = {
+    ("Cyrillic",): "ru uk mk bg be kk tt ky tg ba cv ce os sah krc av kv mhr mrj myv bxr xal tyv lez rue mn",
+    ("Cyrillic", "Latin"): "sr sh uz",
+    ("Han", "Bopomofo"): "zh wuu yue",
+    ("Han", "Hiragana", "Katakana"): "ja",
+    ("Hangul", "Han"): "ko",
+    ("Arabic",): "ar fa ur arz ps ckb azb pnb ug sd mzn lrc",
+    ("Arabic", "Latin"): "ku",
+    ("Latin", "Cyrillic", "Arabic"): "az",
+    ("Hebrew",): "he yi",
+    ("Greek",): "el",
+    ("Devanagari",): "hi mr ne sa new mai bh dty",
+    ("Devanagari", "Latin"): "gom",
+    ("Bengali",): "bn as bpy",
+    ("Gurmukhi", "Arabic"): "pa",
+    ("Gujarati",): "gu",
+    ("Oriya",): "or",
+    ("Tamil",): "ta",
+    ("Telugu",): "te",
+    ("Kannada",): "kn",
+    ("Malayalam",): "ml",
+    ("Sinhala",): "si",
+    ("Thai",): "th",
+    ("Lao",): "lo",
+    ("Khmer",): "km",
+    ("Myanmar",): "my",
+    ("Tibetan",): "bo",
+    ("Georgian",): "ka xmf",
+    ("Armenian",): "hy",
+    ("Ethiopic",): "am",
+    ("Thaana",): "dv",
+}
+_SCRIPTS_OF: Final = {
+    language: scripts for scripts, languages in _LANGUAGES_OF_SCRIPTS.items() for language in languages.split()
+}
+# ISO 15924 codes, as in the labels of GlotLID (cmn_Hani) and NLLB (zho_Hans).
+_SCRIPTS_OF_CODE: Final = {
+    "Latn": ("Latin",),
+    "Cyrl": ("Cyrillic",),
+    "Hani": ("Han", "Bopomofo"),
+    "Hans": ("Han",),
+    "Hant": ("Han", "Bopomofo"),
+    "Jpan": ("Han", "Hiragana", "Katakana"),
+    "Kore": ("Hangul", "Han"),
+    "Hang": ("Hangul",),
+    "Arab": ("Arabic",),
+    "Hebr": ("Hebrew",),
+    "Grek": ("Greek",),
+    "Deva": ("Devanagari",),
+    "Beng": ("Bengali",),
+    "Guru": ("Gurmukhi",),
+    "Gujr": ("Gujarati",),
+    "Orya": ("Oriya",),
+    "Taml": ("Tamil",),
+    "Telu": ("Telugu",),
+    "Knda": ("Kannada",),
+    "Mlym": ("Malayalam",),
+    "Sinh": ("Sinhala",),
+    "Thai": ("Thai",),
+    "Laoo": ("Lao",),
+    "Khmr": ("Khmer",),
+    "Mymr": ("Myanmar",),
+    "Tibt": ("Tibetan",),
+    "Geor": ("Georgian",),
+    "Armn": ("Armenian",),
+    "Ethi": ("Ethiopic",),
+    "Thaa": ("Thaana",),
+    "Mong": ("Mongolian",),
+    "Syrc": ("Syriac",),
+    "Yiii": ("Yi",),
+    "Cher": ("Cherokee",),
+    "Cans": ("Canadian Aboriginal",),
+    "Java": ("Javanese",),
+    "Bali": ("Balinese",),
+}
+
+
+def scripts_of(language: str) -> tuple[str, ...] | None:
+    """The scripts in which a language is written; None where it is not known.
+
+    `language` is a code of lid.176 (`zh`) or one that ends in a script (`cmn_Hani`, `zho_Hans`).
+    """
+    if "_" in language:
+        return _SCRIPTS_OF_CODE.get(language.rpartition("_")[2])
+    return _SCRIPTS_OF.get(language, ("Latin",))
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _separates(byte: np.uint8) -> bool | np.bool_:
+    return byte <= _BLANK or byte == _DELETE
 
 
 @numba.njit(nogil=True, cache=True)
-def _first_words(
+def _next_word(data: NDArray[np.uint8], at: np.int64, end: np.int64, most: np.int64) -> np.int64:
+    """Where a piece may begin at or after `at`: after white space, or at a character where there is none near."""
+    if at == 0 or _separates(data[at - 1]):
+        return at
+    for near in range(at, min(end, at + most)):
+        if _separates(data[near]):
+            return np.int64(near)
+    while at < end and (data[at] & 0xC0) == 0x80:
+        at += 1
+    return at
+
+
+@numba.njit(nogil=True, cache=True)
+def _cut(
     data: NDArray[np.uint8],
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
     limit: np.int64,
-    out: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-) -> None:
-    at = np.int64(0)
-    offsets[0] = 0
+    piece_starts: NDArray[np.int64],
+    piece_ends: NDArray[np.int64],
+    firsts: NDArray[np.int64],
+) -> np.int64:
+    pieces = np.int64(0)
+    firsts[0] = 0
+    count = max(np.int64(2), limit // PIECE_BYTES)  # pieces of a long document: the first begins it, the last ends it
+    length = limit // count
     for document in range(len(starts)):
-        begin = at
-        read = starts[document]
-        end = ends[document]
-        blank = True  # the last byte written is a space, or none is
-        while read < end:
-            lead = data[read]
-            length = 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
-            if at - begin + length > limit or read + length > end:
-                break
-            if lead <= _BLANK or lead == 0x7F:
-                if not blank:
-                    out[at] = _BLANK
-                    at += 1
-                blank = True
-                read += 1
-                continue
-            for _ in range(length):
-                out[at] = data[read]
-                at += 1
-                read += 1
-            blank = False
-        if at > begin and blank:
-            at -= 1
-        offsets[document + 1] = at
+        at, end = starts[document], ends[document]
+        size = end - at
+        if size <= limit:
+            # Whole, cut at white space only: the words, and so the answer, are those of the uncut text.
+            while at < end:
+                stop = min(end, at + PIECE_BYTES)
+                while stop < end and not _separates(data[stop]):
+                    stop += 1
+                piece_starts[pieces], piece_ends[pieces] = at, stop
+                pieces += 1
+                at = stop
+        else:
+            for number in range(count):
+                begin = starts[document] + (size - length) * number // (count - 1)
+                stop = begin + length
+                if number > 0:
+                    begin = _next_word(data, begin, stop, length // 2)
+                stop = _next_word(data, stop, end, length // 2) if number < count - 1 else end
+                if number > 0:
+                    begin = max(begin, piece_ends[pieces - 1])
+                piece_starts[pieces], piece_ends[pieces] = begin, max(begin, stop)
+                pieces += 1
+        firsts[document + 1] = pieces
+    return pieces
 
 
-def first_words(texts: pa.Array | pa.ChunkedArray, limit_bytes: int) -> pa.LargeStringArray:
-    """The start of each text in at most `limit_bytes`, as one line.
+def pieces(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], data: NDArray[np.uint8], limit_bytes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Which bytes of each document are read: starts and ends (pieces,), and each document's first piece (n + 1,).
 
-    Runs of ASCII white space and controls become one space. The cut is between two characters. Raises TypeError where
-    `texts` is neither string nor large_string.
+    A document of up to `limit_bytes` is read whole, a longer one in evenly spread pieces of `limit_bytes` together,
+    its beginning and end among them.
     """
-    parts = [pa.array([], pa.large_string())]
-    for view in utf8_views(texts):
-        out = np.empty(int(np.minimum(view.ends - view.starts, limit_bytes).sum()), np.uint8)
-        offsets = np.empty(len(view.starts) + 1, np.int64)
-        _first_words(*view, np.int64(limit_bytes), out, offsets)
-        parts.append(large_strings(offsets, out))
-    return pa.concat_arrays(parts)  # type: ignore[return-value]
+    room = int((np.minimum(ends - starts, limit_bytes) // PIECE_BYTES + 2).sum())
+    piece_starts, piece_ends = np.empty(room, np.int64), np.empty(room, np.int64)
+    firsts = np.empty(len(starts) + 1, np.int64)
+    count = _cut(data, starts, ends, np.int64(limit_bytes), piece_starts, piece_ends, firsts)
+    return piece_starts[:count], piece_ends[:count], firsts
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_scripts(
+    data: NDArray[np.uint8],
+    piece_starts: NDArray[np.int64],
+    piece_ends: NDArray[np.int64],
+    firsts: NDArray[np.int64],
+    allowed: NDArray[np.uint64],
+    table: NDArray[np.uint32],
+    found: NDArray[np.float64],
+) -> None:
+    for document in range(len(firsts) - 1):
+        letters = fitting = np.int64(0)
+        for piece in range(firsts[document], firsts[document + 1]):
+            at, end = piece_starts[piece], piece_ends[piece]
+            while at < end:
+                point, at = decode(data, at, end)
+                entry = np.int64(table[point])
+                kind = (entry >> CLASS_SHIFT) & CLASS_MASK
+                script = entry >> SCRIPT_SHIFT
+                if kind in (WORD, UNSPACED) and script > 0:
+                    letters += 1
+                    fitting += np.int64((allowed[document] >> np.uint64(script)) & np.uint64(1))
+        found[document] = fitting / letters if letters > 0 else np.nan
 
 
 @dataclass(frozen=True)
 class Languages:
-    """The likeliest languages of each text, the likeliest first."""
+    """The likeliest languages of each text, the likeliest first, and two checks of the answer."""
 
     codes: list[NDArray[np.object_]]  # one array (texts,) of str for each rank; None where the model names no more
     scores: list[NDArray[np.float64]]  # probabilities by rank, 0 to 1; NaN where there is no code
+    other_fraction: NDArray[np.float64]  # (texts,) share of the bytes read whose pieces are in another language
+    script_fraction: NDArray[np.float64]  # (texts,) share of letters in a script of the language; NaN: not known
 
 
-class LanguageModel:
-    """A fastText classifier of languages. Predictions are the same on every run: they use no randomness or threads.
+def identify(
+    model: FastTextModel, texts: pa.Array | pa.ChunkedArray, top: int = 2, limit_bytes: int = DEFAULT_BYTES
+) -> Languages:
+    """The `top` likeliest languages of each text, judged by at most `limit_bytes` of it (see `pieces`).
 
-    Raises ValueError where the file is missing or is not a whole fastText model.
+    A text in which the model knows nothing, such as white space, is UNDETERMINED with score 0. Raises TypeError where
+    `texts` is neither string nor large_string.
     """
+    names = np.array([*model.labels, None], np.object_)
+    masks = np.array([_mask(label) for label in model.labels] + [0], np.uint64)
+    codes: list[list[NDArray]] = [[np.empty(0, np.object_)] for _ in range(top)]
+    scores: list[list[NDArray]] = [[np.empty(0)] for _ in range(top)]
+    others, scripts = [np.empty(0)], [np.empty(0)]
+    for view in utf8_views(texts):
+        begin, end, firsts = pieces(view.starts, view.ends, view.data, limit_bytes)
+        best, of_pieces = model.best_of_pieces(view.data, begin, end, firsts, top, True)
+        labels = best.labels
+        for rank in range(top):
+            codes[rank].append(names[labels[:, rank]])
+            scores[rank].append(best.probabilities[:, rank].astype(np.float64))
+        nothing = labels[:, 0] < 0
+        codes[0][-1][nothing], scores[0][-1][nothing] = UNDETERMINED, 0.0
+        others.append(_other_fraction(labels[:, 0], of_pieces.labels, of_pieces.probabilities, end - begin, firsts))
+        allowed = masks[labels[:, 0]]
+        found = np.empty(len(labels))
+        _count_scripts(view.data, begin, end, firsts, allowed, TABLE, found)
+        scripts.append(np.where(allowed == 0, np.nan, found))
+    return Languages(
+        [np.concatenate(rank) for rank in codes],
+        [np.concatenate(rank) for rank in scores],
+        np.concatenate(others),
+        np.concatenate(scripts),
+    )
 
-    def __init__(self, path: str | Path) -> None:
-        import fasttext
 
-        _check_model(Path(path))
-        self._model = fasttext.load_model(str(path))
-        labels = self._model.get_labels()
-        if not labels or not all(label.startswith(_LABEL) for label in labels):
-            raise ValueError(
-                f"{path} is a fastText model, but not a classifier of languages: its labels do not begin "
-                f"with {_LABEL}; give the path of lid.176.ftz or lid.176.bin"
-            )
-        self.labels: tuple[str, ...] = tuple(sorted(label.removeprefix(_LABEL) for label in labels))
+def _mask(language: str) -> int:
+    scripts = scripts_of(language)
+    return sum(1 << SCRIPTS.index(script) for script in scripts) if scripts else 0
 
-    def identify(self, texts: pa.Array | pa.ChunkedArray, top: int = 2, limit_bytes: int = DEFAULT_BYTES) -> Languages:
-        """The `top` likeliest languages of each text, judged by its first `limit_bytes`.
 
-        A text of nothing but white space is UNDETERMINED with score 0.
-        """
-        lines = first_words(texts, limit_bytes).to_pylist()
-        found = self._model.predict(lines, k=top) if lines else ([], [])
-        codes = np.full((top, len(lines)), None, np.object_)
-        scores = np.full((top, len(lines)), np.nan)
-        names = {label: label.removeprefix(_LABEL) for label in self._model.get_labels()}
-        for text, (labels, probabilities) in enumerate(zip(*found, strict=True)):
-            if lines[text]:
-                codes[: len(labels), text] = [names[label] for label in labels]
-                scores[: len(labels), text] = probabilities
-            else:
-                codes[0, text], scores[0, text] = UNDETERMINED, 0.0
-        return Languages([*codes], [*np.clip(scores, 0.0, 1.0)])  # fastText's sums go a little above 1
+def _other_fraction(
+    labels: NDArray[np.int32],
+    piece_labels: NDArray[np.int32],
+    piece_scores: NDArray[np.float32],
+    sizes: NDArray[np.int64],
+    firsts: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    document = np.repeat(np.arange(len(labels)), np.diff(firsts))
+    other = (piece_labels[:, 0] >= 0) & (piece_labels[:, 0] != labels[document]) & (piece_scores[:, 0] >= CERTAIN)
+    size = np.bincount(document, sizes, len(labels))
+    return np.bincount(document, sizes * other, len(labels)) / np.maximum(size, 1)
 
 
 def model_path(configured: str | None) -> Path:
-    """The configured model file, or the one that the quickstart brings."""
+    """The configured model file, or the one that the quickstart brings. Raises ValueError where it is missing."""
     if configured is not None:
-        return Path(configured).expanduser()
+        path = Path(configured).expanduser()
+        if not path.is_file():
+            raise ValueError(
+                f"there is no language identification model at {path}; "
+                "give the path of lid.176.ftz as language_model, or leave it out to use the quickstart's"
+            )
+        return path
     from pipeline.quickstart import lid_model_path
 
     return Path(lid_model_path())
-
-
-def load_model(path: str | Path) -> LanguageModel:
-    """The model in a file, loaded once a process."""
-    return _load(str(path), _stamp(path))
-
-
-def model_sha256(path: str | Path) -> str:
-    """SHA-256 of a model file as hex, read once a process. Raises ValueError where the file is missing."""
-    return _digest(str(path), _stamp(path))
-
-
-def _stamp(path: str | Path) -> tuple[int, int]:
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        raise ValueError(
-            f"there is no language identification model at {path} ({error.strerror}); "
-            "give the path of lid.176.ftz as language_model, or leave it out to use the quickstart's"
-        ) from error
-    return status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=2)
-def _load(path: str, stamp: tuple[int, int]) -> LanguageModel:
-    return LanguageModel(path)
-
-
-@lru_cache(maxsize=8)
-def _digest(path: str, stamp: tuple[int, int]) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-class _Reader:
-    """Steps through a model file. Raises struct.error or IndexError where the file ends too soon."""
-
-    def __init__(self, data: memoryview | bytes) -> None:
-        self.data = data
-        self.at = 0
-
-    def take(self, layout: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(f"<{layout}", self.data, self.at)
-        self.at += struct.calcsize(f"<{layout}")
-        return values
-
-    def skip(self, count: int) -> None:
-        if count < 0 or self.at + count > len(self.data):
-            raise IndexError
-        self.at += count
-
-
-def _check_model(path: Path) -> None:
-    """Raise ValueError unless the file has the length that its own headers give.
-
-    fastText reads a file that was cut off without an error, and then never returns.
-    """
-    _stamp(path)
-    data = path.read_bytes()
-    reader = _Reader(data)
-    try:
-        magic, version = reader.take("ii")
-        if magic != _MAGIC or version not in _VERSIONS:
-            raise ValueError(f"{path} is not a fastText model; give the path of lid.176.ftz or lid.176.bin")
-        reader.skip(56)  # training arguments: 12 integers and a double
-        entries, _, _, _, pruned = reader.take("iiiqq")
-        for _ in range(entries):
-            reader.skip(data.find(0, reader.at) + 1 + 9 - reader.at)  # a word and its zero, a count, a type
-        reader.skip(8 * max(0, pruned))
-        (quantized,) = reader.take("?")
-        _skip_matrix(reader, quantized)
-        (output_quantized,) = reader.take("?")
-        _skip_matrix(reader, quantized and output_quantized)
-        whole = reader.at == len(data)
-    except (struct.error, IndexError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{path} is a damaged fastText model of {len(data)} bytes; download it again")
-
-
-def _skip_matrix(reader: _Reader, quantized: bool) -> None:
-    if not quantized:
-        rows, columns = reader.take("qq")
-        reader.skip(4 * rows * columns)
-        return
-    normalised, rows, _, codes = reader.take("?qqi")
-    reader.skip(codes)
-    _skip_quantizer(reader)
-    if normalised:
-        reader.skip(rows)
-        _skip_quantizer(reader)
-
-
-def _skip_quantizer(reader: _Reader) -> None:
-    dimension, _, _, _ = reader.take("iiii")
-    reader.skip(4 * 256 * dimension)  # centroids

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.annotate import SIGNALS_SCHEMA, Annotate, AnnotateConfig, batch_rows
-from pipeline.language import load_model
+from pipeline.language import identify, load_model
 from pipeline.quality.c4 import C4Lines, line_rules
 from pipeline.quality.signals import SIGNALS, measure
 from pipeline.stage import StageError
@@ -37,7 +37,7 @@ def test_one_row_of_signals_for_each_document_in_order(tmp_path: Path):
         assert table.schema.equals(SIGNALS_SCHEMA)
         assert table["id"].equals(documents.table()["id"])
         assert table["source"].equals(documents.table()["source"])
-        found = load_model(str(LID)).identify(pa.array(texts, pa.string()))
+        found = identify(load_model(str(LID)), pa.array(texts, pa.string()), 3)
         assert table["language"].to_pylist() == [*found.codes[0]]
         assert table["language_score"].to_pylist() == [*found.scores[0]]
         assert table["second_language"].to_pylist() == [*found.codes[1]]
