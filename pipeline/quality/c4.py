@@ -6,36 +6,16 @@ deduplication of three-sentence spans are not here: language and duplicates have
 """
 
 from dataclasses import replace
-from functools import cache
 from typing import ClassVar, Final, NamedTuple
 
 import numba
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.quality.rules import Rule, RuleSet, threshold
 from pipeline.stage import StageConfig
-from pipeline.text.arrow import large_strings, utf8_views
-from pipeline.text.lexicon import Lexicon, build_lexicon
-from pipeline.text.records import (
-    LINE_BEGIN,
-    LINE_END,
-    LINE_FLAGS,
-    LINE_LONGEST,
-    LINE_SENTENCES,
-    LINE_WORDS,
-    LINES,
-    OPENS_PARAGRAPH,
-    PHRASE_SHIFT,
-    TERMINATED,
-    Records,
-    ScanTables,
-    make_records,
-    scan_document,
-    scan_tables,
-)
+from pipeline.text.records import LINE_FLAGS, LINE_LONGEST, LINE_WORDS, PHRASE_SHIFT, TERMINATED
 
 _SOURCE: Final = "Raffel et al. 2020, section 2.2"
 
@@ -85,7 +65,7 @@ class C4Lines(StageConfig):
 class C4(RuleSet):
     """C4's rules for documents, and whether the lines are removed that its rules for lines name.
 
-    Which lines those are is measured by the annotate stage (`annotate.c4_lines`): their number, their bytes, and the
+    Which lines those are is measured by the annotate stage (`annotate.lines.c4`): their number, their bytes, and the
     sentences of the lines that stay.
     """
 
@@ -96,7 +76,7 @@ class C4(RuleSet):
     minimum_kept_lines: float | None = threshold(1, "minimum", "c4_kept_lines", f"{_SOURCE}: an empty page is no page")
     minimum_kept_sentences: float | None = threshold(3, "minimum", "c4_kept_sentences", _SOURCE)
     remove_lines: bool = Field(
-        default=True, description=f"Remove the lines that `annotate.c4_lines` names from the text. Source: {_SOURCE}"
+        default=True, description=f"Remove the lines that `annotate.lines.c4` names from the text. Source: {_SOURCE}"
     )
 
     def rules(self, language: str = "") -> list[Rule]:
@@ -108,7 +88,7 @@ class C4(RuleSet):
         return [replace(rule, signal=whole.get(rule.signal, rule.signal)) for rule in rules]
 
 
-class LineRules(NamedTuple):
+class C4Numbers(NamedTuple):
     """C4Lines for the kernels; a rule that is off never bites."""
 
     minimum_words: np.int64
@@ -117,9 +97,9 @@ class LineRules(NamedTuple):
     required_flags: np.int64  # a line without all of these flags goes
 
 
-def line_rules(config: C4Lines) -> LineRules:
+def c4_numbers(config: C4Lines) -> C4Numbers:
     """The rules for lines as numbers."""
-    return LineRules(
+    return C4Numbers(
         np.int64(config.minimum_words or 0),
         np.int64(config.maximum_word_length or 1 << 62),
         np.int64(JAVASCRIPT_BIT * config.javascript | POLICY_BIT * config.policy),
@@ -127,94 +107,13 @@ def line_rules(config: C4Lines) -> LineRules:
     )
 
 
-@numba.njit(nogil=True, cache=True)
-def _copy(data: NDArray[np.uint8], start: np.int64, length: np.int64, out: NDArray[np.uint8], at: np.int64) -> None:
-    for byte in range(length):  # the assignment of one slice to another takes seconds to compile
-        out[at + byte] = data[start + byte]
-
-
-@numba.njit(nogil=True, cache=True)
-def keep_lines(
-    data: NDArray[np.uint8], records: Records, rules: LineRules, out: NDArray[np.uint8], at: np.int64
-) -> tuple[np.int64, np.int64, np.int64]:
-    """Write the lines that stay of the scanned document to out[at:], and return their number, sentences and bytes.
-
-    They are joined by a line feed, or by two where a paragraph ended between them; white space at their ends goes. With
-    `at` below 0 nothing is written.
-    """
-    kept = sentences = size = np.int64(0)
-    gap = False
-    for line in range(records.counters[LINES]):
-        row = records.lines[line]
-        flags = row[LINE_FLAGS]
-        gap = gap or flags & OPENS_PARAGRAPH != 0
-        if (
-            row[LINE_WORDS] < rules.minimum_words
-            or row[LINE_LONGEST] > rules.maximum_word_length
-            or flags & rules.removed_flags != 0
-            or flags & rules.required_flags != rules.required_flags
-        ):
-            continue
-        feeds = np.int64(0) if kept == 0 else np.int64(1) + gap
-        length = row[LINE_END] - row[LINE_BEGIN]
-        if at >= 0:
-            for feed in range(feeds):
-                out[at + size + feed] = 0x0A
-            _copy(data, row[LINE_BEGIN], length, out, at + size + feeds)
-        size += feeds + length
-        kept += 1
-        sentences += row[LINE_SENTENCES]
-        gap = False
-    return kept, sentences, size
-
-
-@numba.njit(nogil=True, cache=True)
-def _remove_lines(
-    data: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    tables: ScanTables,
-    rules: LineRules,
-    records: Records,
-    out: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    removed: NDArray[np.int64],
-) -> None:
-    at = np.int64(0)
-    offsets[0] = 0
-    for document in range(len(starts)):
-        start, end = starts[document], ends[document]
-        scan_document(data, start, end, tables, records)
-        kept, _, size = keep_lines(data, records, rules, out, at)
-        removed[document] = records.counters[LINES] - kept
-        if removed[document] == 0:
-            size = end - start
-            _copy(data, start, size, out, at)
-        at += size
-        offsets[document + 1] = at
-
-
-@cache
-def _line_lexicon() -> Lexicon:
-    return build_lexicon(PHRASES, {})
-
-
-def remove_lines(texts: pa.Array | pa.ChunkedArray, rules: LineRules) -> tuple[pa.LargeStringArray, NDArray[np.int64]]:
-    """The texts without the lines that the rules name, and the number of lines removed from each.
-
-    A text that loses no line is unchanged; nulls become empty texts. Raises TypeError where `texts` is neither string
-    nor large_string.
-    """
-    tables = scan_tables(_line_lexicon())
-    parts = [pa.array([], pa.large_string())]
-    removed = [np.zeros(0, np.int64)]
-    for view in utf8_views(texts):
-        documents = len(view.starts)
-        records = make_records(int((view.ends - view.starts).max(initial=0)), 0)
-        out = np.empty(int((view.ends - view.starts).sum()), np.uint8)
-        offsets, lines = np.empty(documents + 1, np.int64), np.empty(documents, np.int64)
-        _remove_lines(*view, tables, rules, records, out, offsets, lines)
-        out.resize(int(offsets[-1]), refcheck=False)
-        parts.append(large_strings(offsets, out))
-        removed.append(lines)
-    return pa.concat_arrays(parts), np.concatenate(removed)
+@numba.njit(nogil=True, cache=True, inline="always")
+def c4_removes(row: NDArray[np.int64], rules: C4Numbers) -> bool:
+    """Whether the line of the record `row` (LINE_COLUMNS) goes."""
+    flags = row[LINE_FLAGS]
+    return (
+        row[LINE_WORDS] < rules.minimum_words
+        or row[LINE_LONGEST] > rules.maximum_word_length
+        or flags & rules.removed_flags != 0
+        or flags & rules.required_flags != rules.required_flags
+    )

@@ -14,7 +14,11 @@ from pipeline.quality.rules import Overrides, RuleSet, threshold
 _QUALITY: Final = "Rae et al. 2021, A.1.1"
 _REPETITION: Final = "Rae et al. 2021, table A1"
 
-UNSPACED_LANGUAGES: Final = ("zh", "ja", "yue", "wuu", "th", "lo", "km", "my")
+# Codes of lid.176 and of GlotLID.
+UNSPACED_LANGUAGES: Final = (
+    *("zh", "ja", "yue", "wuu", "th", "lo", "km", "my"),
+    *("cmn_Hani", "jpn_Jpan", "yue_Hani", "wuu_Hani", "tha_Thai", "lao_Laoo", "khm_Khmr", "mya_Mymr"),
+)
 
 # 1.6 characters make a word in Chinese text, so 50 words are 80 characters. A mean word length of 3 to 10 letters tells
 # prose from gibberish only where words are spaced.

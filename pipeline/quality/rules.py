@@ -3,6 +3,8 @@
 A rule's name is the path of its threshold in the filter's configuration, such as `gopher_quality.minimum_words`.
 """
 
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,9 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from pipeline.stage import StageConfig
+from pipeline.store import fingerprint
 
 Bound = Literal["minimum", "maximum"]
 Overrides = dict[str, dict[str, float | None]]
+LanguageDefaults = Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,22 @@ def _most(signal: str) -> float | None:
     return 1 if signal.endswith(("_fraction", "_score")) else None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the known ones that are near it, or nothing."""
+    near = difflib.get_close_matches(name, [*known], n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 class RuleSet(StageConfig):
-    """Thresholds of one published set of rules, and what differs by language."""
+    """Thresholds of one published set of rules, and what differs by language.
+
+    The threshold that holds for a language is the recipe's for that language (`overrides`); else none where the recipe
+    switches the rule off (null); else the set's own for that language (`language_defaults`); else the field's value.
+    """
 
     prefix: ClassVar[str]
+    languages: ClassVar[Collection[str] | None] = None
+    """Codes of the languages that the set is for; for others its rules are off, unless `overrides` names them."""
     default_overrides: ClassVar[Overrides] = {}
 
     overrides: Overrides = Field(
@@ -75,48 +91,87 @@ class RuleSet(StageConfig):
         "default ones of that language; null switches a rule off.",
     )
 
+    @classmethod
+    def language_defaults(cls) -> LanguageDefaults:
+        """The set's own thresholds by language: only those that differ from the fields' defaults."""
+        return cls.default_overrides
+
+    @classmethod
+    def signal_of(cls) -> dict[str, str]:
+        """The signal of each threshold, by the name of the threshold, in the order of the rules."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return {
+            name: str(extra["signal"]) for name, extra in extras.items() if isinstance(extra, dict) and "bound" in extra
+        }
+
     @model_validator(mode="before")
     @classmethod
-    def _add_default_overrides(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("overrides", {}), dict):
-            merged = {**cls.default_overrides, **values.get("overrides", {})}
-            for language, given in merged.items():
-                if isinstance(given, dict):
-                    merged[language] = {**cls.default_overrides.get(language, {}), **given}
-            return {**values, "overrides": merged}
+    def _check_names(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                raise ValueError(f"{cls.prefix} has no rule or option {name!r}{did_you_mean(name, cls.model_fields)}")
         return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        most = {rule.name.removeprefix(f"{self.prefix}."): _most(rule.signal) for rule in self.rules()}
+        signals = self.signal_of()
         for language, values in self.overrides.items():
             for name, value in values.items():
-                if name not in most:
-                    raise ValueError(f"overrides.{language}: no threshold {name!r}; allowed: {', '.join(most)}")
-                limit = most[name] or np.finfo(float).max
+                if name not in signals:
+                    raise ValueError(
+                        f"overrides.{language}: no threshold {name!r}{did_you_mean(name, signals)} "
+                        f"Allowed: {', '.join(signals)}"
+                    )
+                limit = _most(signals[name]) or np.finfo(float).max
                 if value is not None and not 0 <= value <= limit:
                     raise ValueError(f"overrides.{language}.{name} is {value}; it must be null, or from 0 to {limit:g}")
-        for language in ("", *self.overrides):
-            limits = {(rule.bound, rule.signal): rule for rule in self.rules(language)}
-            for (bound, signal), rule in limits.items():
-                upper = limits.get(("maximum", signal)) if bound == "minimum" else None
-                if upper and None not in (rule.threshold, upper.threshold) and rule.threshold > upper.threshold:  # type: ignore[operator]
+        self._check_order()
+        return self
+
+    def _check_order(self) -> None:
+        """No minimum of a signal may be above its maximum, for any language."""
+        by_bound = {
+            bound: {signal: name for name, signal in self.signal_of().items() if name.startswith(bound)}
+            for bound in ("minimum", "maximum")
+        }
+        pairs = [
+            (name, by_bound["maximum"][signal])
+            for signal, name in by_bound["minimum"].items()
+            if signal in by_bound["maximum"]
+        ]
+        for language in ("", *self.language_defaults(), *self.overrides) if pairs else ():
+            for lower, upper in pairs:
+                least, most = self._threshold(lower, language), self._threshold(upper, language)
+                if least is not None and most is not None and least > most:
                     where = f" for language {language!r}" if language else ""
                     raise ValueError(
-                        f"{rule.name} ({rule.threshold}) is above {upper.name} ({upper.threshold}){where}: "
+                        f"{self.prefix}.{lower} ({least}) is above {self.prefix}.{upper} ({most}){where}: "
                         "every document would fail"
                     )
-        return self
+
+    def _threshold(self, name: str, language: str) -> float | None:
+        own = self.overrides.get(language, {})
+        if name in own:
+            return own[name]
+        value = getattr(self, name)
+        if value is None and type(self).model_fields[name].default is not None:
+            return None
+        if language and self.languages is not None and language not in self.languages:
+            return None
+        return self.language_defaults().get(language, {}).get(name, value)
+
+    def identity(self) -> dict[str, Any]:
+        """What its decisions follow from, as JSON: the configuration, and a digest of the set's own thresholds."""
+        defaults = {language: dict(values) for language, values in self.language_defaults().items()}
+        return {**self.model_dump(mode="json"), "language_defaults": fingerprint(self.prefix, 1, defaults, {})}
 
     def rules(self, language: str = "") -> list[Rule]:
         """The rules in their order, with the thresholds that hold for a language."""
-        override = self.overrides.get(language, {})
         found = []
-        for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and "bound" in extra:
-                value = override.get(name, getattr(self, name))
-                found.append(Rule(f"{self.prefix}.{name}", extra["signal"], extra["bound"], value, extra["source"]))  # type: ignore[arg-type]
+        for name in self.signal_of():
+            extra: Any = type(self).model_fields[name].json_schema_extra
+            value = self._threshold(name, language)
+            found.append(Rule(f"{self.prefix}.{name}", extra["signal"], extra["bound"], value, extra["source"]))
         return found
 
     def evaluate(self, signals: pa.Table) -> list[Evaluation]:

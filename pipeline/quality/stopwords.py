@@ -44,6 +44,17 @@ _LISTS: Final = {
     "zh": "的 是 了 在 不 和 有 这 這 一 我 他 与 為 为",
 }
 
+# The codes of GlotLID for the same languages.
+_GLOTLID: Final = (
+    "arb_Arab bul_Cyrl cat_Latn ces_Latn dan_Latn deu_Latn ell_Grek eng_Latn spa_Latn fas_Arab fin_Latn "
+    "fra_Latn hin_Deva hrv_Latn hun_Latn ind_Latn ita_Latn jpn_Jpan nld_Latn nob_Latn pol_Latn por_Latn "
+    "ron_Latn rus_Cyrl slk_Latn srp_Cyrl swe_Latn tur_Latn ukr_Cyrl vie_Latn yue_Hani cmn_Hani"
+)
+_LID176: Final = (
+    "ar bg ca cs da de el en es fa fi fr hi hr hu id it ja nl no pl pt ro ru sk sr sv tr uk vi yue zh"  # as above
+)
+
 STOP_WORDS: Final[dict[str, tuple[str, ...]]] = {
     language: tuple(dict.fromkeys(words.split())) for language, words in _LISTS.items()
 }
+STOP_WORDS.update({alias: STOP_WORDS[code] for alias, code in zip(_GLOTLID.split(), _LID176.split(), strict=True)})

@@ -16,20 +16,19 @@ from pipeline.quality.c4 import (
     POLICY,
     POLICY_BIT,
     C4Lines,
-    line_rules,
-    remove_lines,
 )
+from pipeline.quality.lines import Lines, line_rules, remove_lines
 from pipeline.quality.signals import measure
 from pipeline.text.records import PHRASE_SHIFT
 from tests.pipeline.text import reference
-from tests.pipeline.text.strategies import arrays, texts
+from tests.pipeline.text.strategies import texts
 
 LONG = "This line has enough words to stay."
 
 
 def edited(text: str, **rules: Any) -> tuple[str, int]:
-    found, removed = remove_lines(pa.array([text]), line_rules(C4Lines(**rules)))
-    return found.to_pylist()[0], int(removed[0])
+    found = remove_lines(pa.array([text]), line_rules(Lines(c4=C4Lines(**rules))), ["c4"])
+    return found.texts.to_pylist()[0], int(found.removed_lines[0, 0])
 
 
 @pytest.mark.parametrize(
@@ -55,19 +54,10 @@ def test_lines_go_and_paragraphs_stay(text: str, expected: str, removed: int):
 def test_the_text_is_that_of_the_plain_statement(batch: list[str], strict: bool, words: int | None):
     config = C4Lines(minimum_words=words, maximum_word_length=20, terminal_punctuation=strict)
     rules: dict[str, Any] = {"minimum_words": words or 0, "maximum_word_length": 20, "terminal_punctuation": strict}
-    found, removed = remove_lines(pa.array(batch, pa.large_string()), line_rules(config))
-    found.validate(full=True)
-    assert [*zip(found.to_pylist(), removed.tolist(), strict=True)] == [
-        reference.remove_lines(text, **rules) for text in batch
-    ]
-
-
-@given(arrays())
-@settings(deadline=None)
-def test_any_array(array: pa.Array | pa.ChunkedArray):
-    found, removed = remove_lines(array, line_rules(C4Lines()))
-    assert [*zip(found.to_pylist(), removed.tolist(), strict=True)] == [
-        edited(text or "") for text in array.to_pylist()
+    found = remove_lines(pa.array(batch, pa.large_string()), line_rules(Lines(c4=config)), ["c4"])
+    found.texts.validate(full=True)
+    assert [*zip(found.texts.to_pylist(), found.removed_lines[:, 0].tolist(), strict=True)] == [
+        reference.remove_lines(text, **rules)[:2] for text in batch
     ]
 
 
@@ -77,7 +67,7 @@ def test_a_second_pass_removes_nothing_more(text: str):
     once, _ = edited(text)
     again, removed = edited(once)
     assert (again, removed) == (once, 0)
-    signals = measure(pa.array([text, once]), ["en", "en"], line_rules(C4Lines())).to_pylist()
+    signals = measure(pa.array([text, once]), ["en", "en"], line_rules(Lines())).to_pylist()
     assert signals[0]["c4_kept_sentences"] == signals[1]["c4_kept_sentences"]
     assert signals[0]["text_bytes"] - signals[0]["c4_removed_bytes"] == len(once.encode())
 

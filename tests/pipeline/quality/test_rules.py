@@ -9,12 +9,20 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.quality.c4 import C4
+from pipeline.quality.chinese import Chinese
+from pipeline.quality.encoding import Encoding
+from pipeline.quality.fineweb import FineWeb
+from pipeline.quality.fineweb2 import FineWeb2
 from pipeline.quality.gopher import UNSPACED_LANGUAGES, GopherQuality, GopherRepetition
 from pipeline.quality.language import LanguageRules
+from pipeline.quality.refinedweb import RefinedWeb
 from pipeline.quality.rules import RuleSet, first_failure
 from pipeline.quality.signals import SIGNALS
 
-SETS: tuple[type[RuleSet], ...] = (LanguageRules, GopherQuality, GopherRepetition, C4)
+SETS: tuple[type[RuleSet], ...] = (
+    *(LanguageRules, Encoding, GopherQuality, GopherRepetition, C4),
+    *(FineWeb, FineWeb2, RefinedWeb, Chinese),
+)
 
 
 def thresholds(rules: RuleSet, language: str = "") -> dict[str, float | None]:
@@ -66,14 +74,39 @@ def test_overrides_of_a_recipe_are_laid_over_the_default_ones_of_the_language():
     assert thresholds(changed, "ja")["minimum_mean_word_length"] is None
 
 
+def test_null_switches_a_rule_off_for_every_language_that_the_recipe_does_not_name():
+    rules = GopherQuality(minimum_words=None, overrides={"de": {"minimum_words": 30}})
+    assert [thresholds(rules, language)["minimum_words"] for language in ("", "zh", "de")] == [None, None, 30]
+    rules = FineWeb2(minimum_language_score=None)
+    assert thresholds(rules, "fr")["minimum_language_score"] is None
+    assert thresholds(rules, "fr")["maximum_newline_word_ratio"] == 0.185
+
+
+def test_only_what_the_recipe_says_is_stored_and_the_published_thresholds_are_in_the_identity():
+    assert GopherQuality().overrides == {}
+    assert GopherQuality().identity()["language_defaults"] != GopherRepetition().identity()["language_defaults"]
+    assert GopherQuality().identity() != GopherQuality(minimum_words=40).identity()
+
+
+def test_thresholds_that_contradict_those_of_a_language_are_refused():
+    with pytest.raises(ValidationError, match="for language 'aai_Latn': every document"):
+        FineWeb2(overrides={"aai_Latn": {"minimum_mean_word_length": 12}})
+    with pytest.raises(ValidationError, match="for language 'zh'"):
+        GopherQuality(minimum_words=70_000, overrides={"zh": {"maximum_words": 60}})
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"minimum_word": 3}, "minimum_word"),
+        ({"minimum_word": 3}, "gopher_quality has no rule or option 'minimum_word'; did you mean 'minimum_words'"),
+        ({"xyzxyz": 3}, "no rule or option 'xyzxyz' "),
         ({"minimum_words": -1}, "greater than or equal to 0"),
         ({"minimum_words": math.nan}, "finite"),
         ({"maximum_bullet_line_fraction": 90}, "less than or equal to 1"),
-        ({"overrides": {"zh": {"minimum_word": 3}}}, "no threshold 'minimum_word'; allowed: minimum_words"),
+        (
+            {"overrides": {"zh": {"minimum_word": 3}}},
+            "no threshold 'minimum_word'; did you mean 'minimum_words'.* Allowed: minimum_words",
+        ),
         ({"overrides": {"zh": {"maximum_bullet_line_fraction": 2}}}, "from 0 to 1"),
         ({"overrides": {"zh": 3}}, "overrides.zh"),
         ({"overrides": [1]}, "overrides"),

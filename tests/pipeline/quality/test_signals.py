@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.quality.c4 import C4Lines, _remove_lines, line_rules
+from pipeline.quality.c4 import C4Lines
+from pipeline.quality.counting import count_batch
 from pipeline.quality.gopher import UNSPACED_LANGUAGES
-from pipeline.quality.signals import SIGNALS, _count, measure
+from pipeline.quality.lines import Lines, _remove_lines, line_rules, remove_lines
+from pipeline.quality.refinedweb import RefinedWebLines
+from pipeline.quality.signals import SIGNALS, measure
 from pipeline.quality.stopwords import STOP_WORDS
 from pipeline.text.records import scan_document
 from pipeline.text.scan import word_hashes
@@ -22,25 +25,33 @@ from tests.pipeline.text.strategies import arrays, texts
 
 SENTENCES = Path(__file__).parents[3] / "../shared/data/lid/lingua_sentences_75lang.jsonl.gz"
 LANGUAGES = ("en", "zh", "ja", "xx", None)
-RULES: tuple[dict[str, Any], ...] = (
-    {},
-    {"minimum_words": 2, "maximum_word_length": 20, "terminal_punctuation": True},
-    {"minimum_words": 1, "javascript": False, "policy": False},
+RULES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({}, {}),
+    (
+        {"minimum_words": 2, "maximum_word_length": 20, "terminal_punctuation": True},
+        {"maximum_uppercase_fraction": 0.25, "numeric": False, "short_line_words": 3, "phrases": ("word", "的", "(")},
+    ),
+    (
+        {"minimum_words": 1, "javascript": False, "policy": False},
+        {"minimum_words": None, "counters": (), "prefixes": ("a", "the", "世"), "suffixes": ("...", "six", "é", ".")},
+    ),
 )
 
 
 def signals(text: str, language: str | None = "en", **rules: Any) -> dict[str, Any]:
-    return measure(pa.array([text]), [language], line_rules(C4Lines(**rules))).to_pylist()[0]
+    return measure(pa.array([text]), [language], line_rules(Lines(c4=C4Lines(**rules)))).to_pylist()[0]
 
 
 @given(st.lists(texts, min_size=1, max_size=8), st.sampled_from(LANGUAGES), st.sampled_from(RULES))
-@settings(max_examples=120, deadline=None)
-def test_every_signal_is_that_of_the_plain_statement(batch: list[str], language: str | None, rules: dict[str, Any]):
-    found = measure(pa.array(batch, pa.large_string()), [language] * len(batch), line_rules(C4Lines(**rules)))
+@settings(max_examples=150, deadline=None)
+def test_every_signal_is_that_of_the_plain_statement(batch: list[str], language: str | None, rules: Any):
+    c4, refined = rules
+    config = Lines(c4=C4Lines(**c4), refinedweb=RefinedWebLines(**refined))
+    found = measure(pa.array(batch, pa.large_string()), [language] * len(batch), line_rules(config))
     stop_words = list(STOP_WORDS[language]) if language in STOP_WORDS else None
     for text, row in zip(batch, found.to_pylist(), strict=True):
         row.pop("script")
-        expected = reference.signals(text, stop_words, **rules)
+        expected = reference.signals(text, stop_words, refined, **c4)
         assert row.keys() == expected.keys()
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, abs=1e-9), (name, text)
@@ -49,7 +60,7 @@ def test_every_signal_is_that_of_the_plain_statement(batch: list[str], language:
 @given(arrays())
 @settings(max_examples=50, deadline=None)
 def test_any_array_gives_the_signals_of_its_texts(array: pa.Array | pa.ChunkedArray):
-    rules = line_rules(C4Lines())
+    rules = line_rules(Lines())
     found = measure(array, ["en"] * len(array), rules)
     assert found.schema.names == [signal.name for signal in SIGNALS]
     assert found.to_pylist() == [signals(text or "") for text in array.to_pylist()]
@@ -110,8 +121,8 @@ def test_large_and_strange_documents():
     assert cycle["top_2_gram_character_fraction"] == pytest.approx(2 / 7)
     assert signals("\n" * 100_000)["lines"] == 0
     assert signals("\x00" * 1000)["words"] == 0
-    assert measure(pa.array([], pa.string()), [], line_rules(C4Lines())).num_rows == 0
-    assert measure(pa.chunked_array([], pa.string()), [], line_rules(C4Lines())).num_rows == 0
+    assert measure(pa.array([], pa.string()), [], line_rules(Lines())).num_rows == 0
+    assert measure(pa.chunked_array([], pa.string()), [], line_rules(Lines())).num_rows == 0
 
 
 def test_bytes_that_are_not_utf8_stay_in_bounds():
@@ -120,7 +131,13 @@ def test_bytes_that_are_not_utf8_stay_in_bounds():
         data = random.integers(0, 256, size, np.uint8)
         offsets = pa.py_buffer(np.array([0, size - size // 2, size], np.int64))
         array = pa.Array.from_buffers(pa.large_string(), 2, [None, offsets, pa.py_buffer(data)])
-        found = measure(array, ["en", "en"], line_rules(C4Lines()))
+        rules = line_rules(Lines(refinedweb=RefinedWebLines(minimum_words=None, numeric=False, phrases=("a", "\x7f"))))
+        found = measure(array, ["en", "en"], rules)
+        edited = remove_lines(array, rules)
+        left = edited.texts.cast(pa.large_binary()).to_pylist()
+        pieces = [size - size // 2, size // 2]
+        assert [len(text) for text in left] == [*(pieces - edited.removed_bytes.sum(axis=1))]
+        assert (edited.removed_bytes >= 0).all()
         assert found["text_bytes"].to_pylist() == [size - size // 2, size // 2]
         assert max(found["characters"].to_pylist()) <= size
 
@@ -152,7 +169,7 @@ def test_passages_of_50_words_have_two_stop_words():
                 passages.append("")
                 words = 0
         passages.pop()
-        found = measure(pa.array(passages), [language] * len(passages), line_rules(C4Lines()))["stop_words"].to_pylist()
+        found = measure(pa.array(passages), [language] * len(passages), line_rules(Lines()))["stop_words"].to_pylist()
         assert len(passages) > 50
         assert np.mean([count >= 2 for count in found]) >= 0.98, language
 
@@ -163,6 +180,10 @@ def test_the_published_english_stop_words():
 
 def test_one_compiled_version_of_each_kernel():
     signals("a b")
-    measure(pa.array(["a", None], pa.string())[1:], ["zz"], line_rules(C4Lines(minimum_words=None, javascript=False)))
-    for kernel in (_count, _remove_lines, scan_document):
+    measure(
+        pa.array(["a", None], pa.string())[1:],
+        ["zz"],
+        line_rules(Lines(c4=C4Lines(minimum_words=None, javascript=False))),
+    )
+    for kernel in (count_batch, _remove_lines, scan_document):
         assert len(kernel.signatures) <= 1

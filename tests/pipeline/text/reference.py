@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from typing import Any
 
 MULTIPLIER, SEED, FINAL, M64 = 0xBF58476D1CE4E5B9, 0x9E3779B97F4A7C15, 0x94D049BB133111EB, (1 << 64) - 1
 TERMINATORS = ".!?…‼⁇⁈⁉։؟۔।॥၊။።។៕"
@@ -174,27 +175,141 @@ def keeps(
     return closed or not terminal_punctuation
 
 
-def remove_lines(text: str, **rules: object) -> tuple[str, int]:
-    """The text without the lines that the C4 line rules remove, and how many they are."""
-    kept, removed, gap = "", 0, False
+COUNTERS = "likes shares comments retweets reposts quotes bookmarks upvotes downvotes downloads views followers"
+
+
+def any_case(phrases: tuple[str, ...]) -> str:
+    """A regular expression for any of the phrases, without regard to the case of ASCII letters."""
+    letters = [
+        [f"[{c.lower()}{c.upper()}]" if c.isascii() and c.isalpha() else re.escape(c) for c in p] for p in phrases
+    ]
+    return "|".join(map("".join, letters))
+
+
+def refine(
+    line: str,
+    maximum_uppercase_fraction: float | None = 0.5,
+    numeric: bool = True,
+    counters: tuple[str, ...] = tuple(COUNTERS.split()),
+    minimum_words: int | None = 2,
+    short_line_words: int = 10,
+    prefixes: tuple[str, ...] = ("sign-in",),
+    suffixes: tuple[str, ...] = ("read more...",),
+    phrases: tuple[str, ...] = ("items in cart",),
+) -> tuple[str | None, int]:
+    """What the RefinedWeb line rules leave of a line, None where it goes; and the words that it loses."""
+    content = line.strip()
+    lost = len(words(content))
+    most = 1 if maximum_uppercase_fraction is None else maximum_uppercase_fraction
+    if sum(c.isupper() for c in content) > most * len(content):
+        return None, lost
+    if numeric and all(c.isdigit() for c in content):
+        return None, lost
+    if lost < (minimum_words or 0):
+        return None, lost
+    if counters and re.search(rf"^\W*\d[,.\d]*[kKmMbB]?\s+(?:{any_case(counters)})\W*$", content):
+        return None, lost
+    if lost > short_line_words:
+        return line.rstrip(), 0
+    rest, cut = content, 0
+    margins = ((r"\s?", phrases, ""), (r"\s?", suffixes, r"\Z"), (r"\A", prefixes, ""))
+    for (before, group, after), space in zip(margins, ("", "", r"\s?"), strict=True):
+        if group:
+            pattern = rf"{before}({any_case(group)}){space}{after}"
+            cut += sum(len(words(match[1])) for match in re.finditer(pattern, rest))
+            rest = re.sub(pattern, "", rest)
+    if rest == content:
+        return line.rstrip(), 0
+    if not rest.strip():
+        return None, lost
+    return line[: len(line) - len(line.lstrip())] + rest.rstrip(), cut
+
+
+def remove_lines(text: str, sets: tuple[str, ...] = ("c4",), refined: Any = None, **rules: Any) -> tuple[str, int, int]:
+    """The text without the lines that the rules of the sets remove; how many they are, and how many others are cut."""
+    kept, removed, cuts, gap = "", 0, 0, False
     for line in text.split("\n"):
+        rest = refine(line, **(refined or {}))[0] if "refinedweb" in sets and line.strip() else line.rstrip()
         if not line.strip():
             gap = True
-        elif keeps(line, **rules):  # type: ignore[arg-type]
-            kept += ("\n\n" if gap else "\n") * bool(kept) + line.rstrip()
+        elif rest is not None and ("c4" not in sets or keeps(line, **rules)):
+            kept += ("\n\n" if gap else "\n") * bool(kept) + rest
+            cuts += rest != line.rstrip()
             gap = False
         else:
             removed += 1
-    return (kept, removed) if removed else (text, 0)
+    return (kept, removed, cuts) if removed or cuts else (text, 0, 0)
 
 
-def signals(text: str, stop_words: list[str] | None, **rules: object) -> dict[str, float | None]:
+def whole_lines(text: str) -> list[str]:
+    """What stands between the line breaks, blank lines left out."""
+    *closed, last = text.split("\n")
+    return [line for line in [*(line.removesuffix("\r") for line in closed), last] if line.strip()]
+
+
+# Sentence terminators of the scripts that the strategies write, and some more; U+2026 and U+104A have other properties.
+SENTENCE_ENDS = ".!?։؟۔।॥၊။።។៕‼⁇⁈⁉。！？｡．"
+CP1252 = "".join(bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xC0))
+FUNCTION = (
+    "的了是在不和有这這那也就都而与與及为為以被把对對从從但或到着著之于於其个個们們我你他她它会會要能可上中来來去说說"
+    "者乎矣焉哉曰乃则則兮嘅係喺咗唔啲佢冇嗰"
+)
+
+
+def encodes(char: str, codec: str) -> bool:
+    try:
+        return len(char.encode(codec)) == 2
+    except UnicodeEncodeError:
+        return False
+
+
+def is_ideograph(char: str) -> bool:
+    """By range, as a character that no codec or Unicode version knows is rare too."""
+    blocks = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x33480))
+    return any(start <= ord(char) < stop for start, stop in blocks)
+
+
+def is_han(char: str) -> bool:
+    name = unicodedata.name(char, "")
+    return unspaced(char) and name.startswith(("CJK ", "IDEOGRAPHIC", "HANGZHOU", "KANGXI"))
+
+
+def garbled(text: str) -> int:
+    """Characters that only a wrong encoding leaves in a text."""
+    alone = [
+        unicodedata.category(c) in ("Co", "Cs")
+        or c == "\ufffd"
+        or (unicodedata.category(c) == "Cc" and not c.isspace())
+        for c in text
+    ]
+    images = "[\x80-\xbf" + re.escape(CP1252) + "]"
+    latin = rf"[\xc2-\xdf]{images}|[\xe0-\xef](?!\xa0»){images}{{2}}|[\xf0-\xf4](?!.?\xa0»){images}{{3}}"
+    count = sum(alone) + sum(not alone[i] for m in re.finditer(latin, text) for i in range(m.start(), m.end()))
+    count += sum(len(match[0]) for match in re.finditer("烫{3,}|屯{3,}", text))
+    at = 0
+    while at < len(text):  # two characters of three UTF-8 bytes, written as three characters of two GBK bytes
+        three = text[at : at + 3]
+        found = len(three) == 3 and all(encodes(char, "gbk") for char in three) and looks_like_utf8(three.encode("gbk"))
+        count += 3 * found
+        at += 3 if found else 1
+    return count
+
+
+def looks_like_utf8(data: bytes) -> bool:
+    return all((0xE2 <= data[i] <= 0xEF) if i % 3 == 0 else (0x80 <= data[i] < 0xC0) for i in range(6))
+
+
+def signals(text: str, stop_words: list[str] | None, refined: Any = None, **rules: Any) -> dict[str, float | None]:
     """Every numeric signal of `pipeline.quality.signals`."""
     found, these, parts = words(text), lines(text), paragraphs(text)
     chunks, n_chars = text.split(), max(1, len(text))
     line_repeats, paragraph_repeats = repeats(these), repeats(parts)
-    kept = [line for line in text.split("\n") if line.strip() and keeps(line, **rules)]  # type: ignore[arg-type]
-    edited, removed = remove_lines(text, **rules)
+    kept = [line for line in text.split("\n") if line.strip() and keeps(line, **rules)]
+    edited, removed, _ = remove_lines(text, **rules)
+    left, gone, cuts = remove_lines(text, ("refinedweb",), refined)
+    lost = sum(refine(line, **(refined or {}))[1] for line in text.split("\n") if line.strip())
+    whole, feeds, han = whole_lines(text), text.count("\n"), max(1, sum(map(is_han, text)))
+    ideographs = [(encodes(c, "gb2312"), encodes(c, "big5")) for c in text if is_ideograph(c)]
     ellipses = text.count("…") + sum(len(run) // 3 for run in re.findall(r"\.+", text))
     per_word, per_line = max(1, len(found)), max(1, len(these))
     return {
@@ -205,6 +320,7 @@ def signals(text: str, stop_words: list[str] | None, **rules: object) -> dict[st
         "paragraphs": len(parts),
         "sentences": sum(map(sentences, these)),
         "mean_word_length": sum(map(len, found)) / per_word,
+        "mean_line_length": len(text) / (feeds + 1),
         "hash_to_word_ratio": text.count("#") / per_word,
         "ellipsis_to_word_ratio": ellipses / per_word,
         "bullet_line_fraction": sum(line[0] in BULLETS for line in these) / per_line,
@@ -223,4 +339,21 @@ def signals(text: str, stop_words: list[str] | None, **rules: object) -> dict[st
         "c4_removed_lines": removed,
         "c4_removed_bytes": len(text.encode()) - len(edited.encode()),
         "c4_kept_sentences": sum(map(sentences, kept)),
+        "fineweb_terminal_line_fraction": sum(line[-1] in SENTENCE_ENDS for line in whole) / per_line,
+        "fineweb_short_line_fraction": sum(len(line) <= 30 for line in whole) / per_line,
+        "fineweb_duplicate_line_character_fraction": repeats(whole)[1] / max(1, len(text.replace("\n", ""))),
+        "fineweb_newline_word_ratio": feeds / per_word,
+        "refinedweb_kept_lines": len(these) - gone,
+        "refinedweb_removed_lines": gone,
+        "refinedweb_cut_lines": cuts,
+        "refinedweb_removed_bytes": len(text.encode()) - len(left.encode()),
+        "refinedweb_removed_words": lost,
+        "refinedweb_removed_word_fraction": min(1, lost / per_word),
+        "han_fraction": sum(map(is_han, text)) / n_chars,
+        "simplified_fraction": min(1, ideographs.count((True, False)) / han),
+        "traditional_fraction": min(1, ideographs.count((False, True)) / han),
+        "rare_han_fraction": min(1, ideographs.count((False, False)) / han),
+        "function_character_fraction": sum(c in FUNCTION for c in text) / han,
+        "punctuation_fraction": sum(unicodedata.category(c)[0] == "P" for c in text) / n_chars,
+        "garbled_fraction": min(1, garbled(text) / n_chars),
     }
