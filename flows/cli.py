@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,6 +93,32 @@ def stage(
 
 
 @app.command()
+def classifier(
+    recipe: Annotated[str, typer.Argument(help="Name of a classifier recipe (quality) or path of its YAML file.")] = (
+        "quality"
+    ),
+    workspace: WorkspaceOption = _WORKSPACE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train a fastText classifier from positive and negative documents, and judge it on held-out ones."""
+    with _errors(verbose):
+        _quieten_prefect(verbose)
+        from flows.classifier import closing_lines, make_classifier_plan, summary, tracked, train_classifier
+
+        plan = make_classifier_plan(recipe, str(workspace), overrides or [])
+        if plan.missing or not tracked(plan):
+            _follow(lambda: train_classifier(recipe, str(workspace), overrides), quiet=as_json)
+        facts = summary(plan)
+        if as_json:
+            _print_json(facts)
+        else:
+            for line in closing_lines(facts):
+                _say(line)
+
+
+@app.command()
 def funnel(workspace: WorkspaceOption = _WORKSPACE, as_json: JsonOption = False) -> None:
     """Show where documents went: in, kept and dropped at every stage, and which rule removed them."""
     with _errors():
@@ -105,6 +131,32 @@ def funnel(workspace: WorkspaceOption = _WORKSPACE, as_json: JsonOption = False)
             return
         _print_rows(stages, "Documents by stage")
         _print_rows(rules, "What each rule did, by source")
+
+
+@app.command()
+def simulate(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Name or YAML file of a recipe; by default that of the workspace's newest run.")
+    ] = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="The change, e.g. filter.gopher_quality.minimum_words=100; may repeat."),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Documents to show on each side.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what changed thresholds would keep and drop, from the signals of a run; nothing is written."""
+    with _errors():
+        from flows.simulation import print_simulation, simulate_recipe
+
+        if not overrides:
+            raise ValueError("say what changes, such as --set filter.gopher_quality.minimum_words=100")
+        outcome = simulate_recipe(recipe, str(workspace), overrides, examples)
+        if as_json:
+            _print_json(outcome.as_json())
+        else:
+            print_simulation(Console(), outcome, workspace)
 
 
 @app.command()
@@ -200,21 +252,30 @@ def doctor(
 
 
 def _run_flow(name: str, recipe: str, workspace: Path, overrides: list[str] | None, verbose: bool, quiet: bool) -> None:
-    # Prefect reads these when it is imported. Its console log is replaced by the progress below; its API log stays.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
-    os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")
+    _quieten_prefect(verbose)
     from flows.pretrain import STAGE_FLOWS, pretrain
-    from flows.progress import listening
-    from flows.terminal import TerminalProgress
-    from pipeline.execution import shut_down_pools
 
     if name != "pretrain" and name not in STAGE_FLOWS:
         raise ValueError(f"there is no stage {name!r}; there are {', '.join(STAGE_FLOWS)}")
     target: Any = pretrain if name == "pretrain" else STAGE_FLOWS[name]
-    console = Console(stderr=quiet, quiet=False)
+    _follow(lambda: target(recipe, str(workspace), overrides), quiet)
+
+
+def _quieten_prefect(verbose: bool) -> None:
+    # Prefect reads these when it is imported. Its console log is replaced by our progress; its API log stays.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")
+
+
+def _follow(run_flow: Callable[[], Any], quiet: bool) -> None:
+    """Run a flow with its progress in the terminal."""
+    from flows.progress import listening
+    from flows.terminal import TerminalProgress
+    from pipeline.execution import shut_down_pools
+
     try:
-        with TerminalProgress(console) as progress, listening(progress):
-            target(recipe, str(workspace), overrides)
+        with TerminalProgress(Console(stderr=quiet)) as progress, listening(progress):
+            run_flow()
     finally:
         shut_down_pools()
 

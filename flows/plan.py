@@ -15,24 +15,20 @@ from typing import Any
 from flows.recipe import Recipe, load_recipe
 from flows.training_stages import Evaluate, Train
 from pipeline.annotate import Annotate
+from pipeline.classify import Classify
+from pipeline.decontamination.overlaps import Overlaps
+from pipeline.decontamination.stage import Decontaminate
 from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
 from pipeline.filter import Filter
 from pipeline.ingest import Ingest
-from pipeline.stage import Stage
-from pipeline.store import StageRef, Store, is_local, unwritable, write_json
+from pipeline.perplexity.stages import Perplexity, PerplexityModel
+from pipeline.privacy.stage import Privacy
+from pipeline.stage import CORPUS_STAGES, Stage, document_input
+from pipeline.store import StageRef, Store, is_local, read_json, unwritable, write_json
 from pipeline.tokens.stages import Tokenize, TrainTokenizer
 
-CORPUS_STAGES = (
-    "ingest",
-    "signatures",
-    "duplicates",
-    "deduplicate",
-    "annotate",
-    "filter",
-    "tokenizer",
-    "tokenize",
-)
 STAGES = (*CORPUS_STAGES, "train", "evaluate")
+"""All stages in their order; a plan has those that its recipe asks for."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,12 @@ class Plan:
             raise unwritable(self.workspace, error) from error
 
 
+def read_records(workspace: str) -> list[dict[str, Any]]:
+    """The records of the runs in a workspace, the newest last."""
+    records = [read_json(str(path)) for path in Path(workspace).glob("runs/*.json")]
+    return sorted(records, key=lambda record: float(record["updated"]))
+
+
 def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequence[str] = ()) -> Plan:
     """Read a recipe and wire its stages.
 
@@ -106,10 +108,24 @@ def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequen
     add(Duplicates, loaded.deduplicate, "ingest", "signatures")
     add(Deduplicate, loaded.deduplicate, "ingest", "duplicates")
     add(Annotate, loaded.annotate, "deduplicate")
-    add(Filter, loaded.filter, "deduplicate", "annotate")
-    add(TrainTokenizer, loaded.tokenizer, "filter")
-    add(Tokenize, loaded.tokenize, "filter", "tokenizer")
+    if loaded.classify is not None:
+        add(Classify, loaded.classify, "deduplicate")
+    if loaded.perplexity_model is not None:
+        add(PerplexityModel, loaded.perplexity_model, "deduplicate", "annotate")
+        add(Perplexity, loaded.perplexity, "deduplicate", "annotate", "perplexity_model")
+    add(Filter, loaded.filter, *(name for name in Filter.input_names if name in refs))
+    if loaded.privacy is not None:
+        add(Privacy, loaded.privacy, "filter")
+    if loaded.decontaminate is not None:
+        counted = ("overlaps",) if loaded.decontaminate.maximum_documents is not None else ()
+        documents = document_input(refs)
+        for _ in counted:
+            add(Overlaps, loaded.decontaminate, documents)
+        add(Decontaminate, loaded.decontaminate, documents, *counted)
+    documents = document_input(refs)
+    add(TrainTokenizer, loaded.tokenizer, documents)
+    add(Tokenize, loaded.tokenize, documents, "tokenizer")
     add(Train, loaded.train, "tokenizer", "tokenize")
     add(Evaluate, loaded.evaluate, "tokenize", "train")
-    assert tuple(stages) == STAGES
+    assert [*stages] == [name for name in STAGES if name in stages]
     return Plan(loaded, root, store, stages, refs)

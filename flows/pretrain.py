@@ -16,12 +16,15 @@ from flows.engines import task_runner, without_heartbeat
 from flows.plan import Plan, make_plan
 from flows.runner import run_stage, stage_table
 from pipeline.catalog import build as build_catalog
+from pipeline.stage import CORPUS_STAGES
 
 RecipeLike = str | dict[str, Any]
+CURATION = CORPUS_STAGES[CORPUS_STAGES.index("annotate") : CORPUS_STAGES.index("tokenizer")]
 
 
 def _run(recipe: RecipeLike, workspace: str, overrides: list[str] | None, names: tuple[str, ...]) -> Plan:
     plan = make_plan(recipe, workspace, overrides or [])
+    names = tuple(name for name in names if name in plan.stages)
     for name in names:
         run_stage(plan, name)
     build_catalog(plan.workspace, plan.refs)
@@ -43,8 +46,8 @@ def deduplicate(recipe: RecipeLike, workspace: str = "workspace", overrides: lis
 
 @flow(name="filter", flow_run_name="filter")
 def filter_documents(recipe: RecipeLike, workspace: str = "workspace", overrides: list[str] | None = None) -> None:
-    """Measure language and quality, then decide by the recipe's thresholds."""
-    _run(recipe, workspace, overrides, ("annotate", "filter"))
+    """Measure language and quality, decide by the recipe's thresholds, mask personal data, cut evaluation sets out."""
+    _run(recipe, workspace, overrides, CURATION)
 
 
 @flow(name="tokenizer", flow_run_name="tokenizer")

@@ -8,16 +8,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from flows.training_stages import EvaluateConfig, TrainConfig
 from pipeline.annotate import AnnotateConfig
+from pipeline.classify import ClassifyConfig
+from pipeline.decontamination.config import DecontaminateConfig
 from pipeline.dedup.config import DedupConfig
 from pipeline.filter import FilterConfig
 from pipeline.ingest import IngestConfig
+from pipeline.perplexity.stages import PerplexityConfig, PerplexityModelConfig
+from pipeline.privacy.config import PrivacyConfig
 from pipeline.stage import StageConfig
 from pipeline.tokens.stages import TokenizeConfig, TokenizerConfig
 
@@ -52,7 +56,16 @@ class Recipe(StageConfig):
     ingest: IngestConfig
     deduplicate: DedupConfig = Field(default_factory=DedupConfig)
     annotate: AnnotateConfig = Field(default_factory=AnnotateConfig)
+    classify: ClassifyConfig | None = Field(None, description="Classifiers to score with; null: no such stage.")
+    perplexity_model: PerplexityModelConfig | None = Field(
+        None, description="N-gram models to judge by, one a language; null: no perplexities."
+    )
+    perplexity: PerplexityConfig = Field(default_factory=PerplexityConfig)
     filter: FilterConfig = Field(default_factory=FilterConfig)
+    privacy: PrivacyConfig | None = Field(None, description="What is done with personal data; null: nothing.")
+    decontaminate: DecontaminateConfig | None = Field(
+        None, description="Evaluation sets that the corpus is cleaned of; null: of none."
+    )
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
@@ -79,28 +92,36 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
     A key is a path through the tree (`train.training.steps`), a value is YAML. Raises RecipeError naming the field.
     """
+    return load_as(Recipe, RECIPES, recipe, overrides)
+
+
+M = TypeVar("M", bound=StageConfig)
+
+
+def load_as(model: type[M], folder: Path, recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> M:
+    """Read a recipe of any kind, as `load_recipe` does; those with names lie in `folder`."""
     if isinstance(recipe, Mapping):
         where, values = "recipe", dict(recipe)
     else:
-        path = find_recipe(str(recipe))
+        path = find_recipe(str(recipe), folder)
         where, values = str(path), _read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
     try:
-        return Recipe.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(_explain(where, error, values)) from None
+        raise RecipeError(_explain(model, where, error)) from None
 
 
-def find_recipe(recipe: str) -> Path:
+def find_recipe(recipe: str, folder: Path = RECIPES) -> Path:
     """Return the file of a recipe given by name or path. Raises RecipeError listing the names that exist."""
-    by_name = RECIPES / f"{recipe}.yaml"
+    by_name = folder / f"{recipe}.yaml"
     if by_name.is_file():
         return by_name
     path = Path(recipe)
     if path.is_file():
         return path
-    known = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
     raise RecipeError(f"there is no recipe {recipe!r}: neither a file nor one of {', '.join(known)}")
 
 
@@ -150,13 +171,13 @@ def _index(node: list[Any], name: str, key: str) -> int:
     return int(name)
 
 
-def _explain(where: str, error: ValidationError, values: Mapping[str, Any]) -> str:
+def _explain(root: type[BaseModel], where: str, error: ValidationError) -> str:
     lines = [f"{where} cannot be used:"]
     for item in error.errors(include_url=False):
         location = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
         field = ".".join(str(part) for part in location) or "recipe"
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            lines.append(f"  {field}: unknown key{_suggest(location)}")
+            lines.append(f"  {field}: unknown key{_suggest(root, location)}")
             continue
         message = item["msg"].removeprefix("Value error, ")
         given = "" if isinstance(item["input"], dict | list) else f" (given: {item['input']!r})"
@@ -164,8 +185,8 @@ def _explain(where: str, error: ValidationError, values: Mapping[str, Any]) -> s
     return "\n".join(lines)
 
 
-def _suggest(location: Sequence[int | str]) -> str:
-    model: Any = Recipe
+def _suggest(root: type[BaseModel], location: Sequence[int | str]) -> str:
+    model: Any = root
     for part in location[:-1]:
         fields = _fields(model)
         model = fields.get(part) if isinstance(part, str) else model

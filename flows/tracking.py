@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.plan import STAGES, Plan
+from flows import contamination
+from flows.plan import STAGES, Plan, read_records
 from flows.progress import publish
 from flows.training_stages import checkpoint_folder
+from pipeline.stage import document_input
 from pipeline.store import Committed, StageRef, read_json, write_bytes_atomically
 from training.tracking import Location, Sender, find_location, resolve_model
 
@@ -48,7 +50,8 @@ def register(plan: Plan, report: Path) -> dict[str, Any]:
         for step in sorted({file.attributes["step"] for file in train.files("checkpoints")}):
             sender.log_checkpoint(_folder_of_step(train, step), step)
         judged = results["checkpoint"]["step"]
-        sender.log_metrics(results["metrics"], judged, checkpoint_step=judged)
+        scores = {**results["metrics"], **contamination.metrics(plan)}
+        sender.log_metrics(scores, judged, checkpoint_step=judged)
         sender.log_samples(results["samples"], judged)
         for path in (report, Path(evaluate.files("results")[0].path), _write_lineage(plan)):
             sender.log_artifact(path)
@@ -96,12 +99,13 @@ def summary(plan: Plan) -> dict[str, Any]:
         "recipe": plan.recipe.name,
         "workspace": plan.workspace,
         "documents_read": plan.refs["ingest"].committed().counts["read"],
-        "documents_kept": plan.refs["filter"].committed().counts["kept"],
+        "documents_kept": plan.refs[document_input(plan.refs)].committed().counts["kept"],
         "tokens": tokens.get("tokens", 0),
         "steps": train.manifest["summary"]["steps"],
         "validation_loss": losses,
         "bits_per_byte": results["perplexity"]["model"]["overall"]["bits_per_byte"],
         "minimal_pairs": {name: item["overall"] for name, item in results["minimal_pairs"].items()},
+        "contamination": {name: mark.note for name, mark in contamination.marks(plan).items()},
         "model": f"models:/{plan.recipe.model_name}@{plan.recipe.register_.alias}",
         "model_version": sender.result(_register_key(plan)),
         "mlflow_run": sender.run_id,
@@ -161,9 +165,8 @@ def find_checkpoint(model: str | None, workspace: str) -> Path:
         if not Path(model, "model.safetensors").is_file():
             raise ValueError(f"{model} is no checkpoint folder: it holds no model.safetensors")
         return Path(model)
-    records = sorted(Path(workspace).glob("runs/*.json"), key=lambda path: read_json(str(path))["updated"])
-    for path in reversed(records):
-        stage = read_json(str(path))["stages"]["train"]
+    for record in reversed(read_records(workspace)):
+        stage = record["stages"]["train"]
         ref = StageRef("train", stage, str(Path(workspace, "store", "train", stage).resolve()))
         if ref.is_committed:
             return checkpoint_folder(ref.committed())
@@ -177,7 +180,7 @@ def _open_run(plan: Plan, sender: Sender) -> None:
         plan.recipe.name,
         plan.recipe.dump(),
         fingerprint=plan.refs["train"].fingerprint,
-        tags={f"headrace.stage.{name}": ref.fingerprint for name, ref in plan.refs.items()},
+        tags={f"headrace.stage.{name}": ref.fingerprint for name, ref in plan.refs.items()} | contamination.tags(plan),
         wait_seconds=0.0,
     )
     sender.log_dataset(
@@ -220,7 +223,7 @@ class _PublishHandler(logging.Handler):
 
 def _write_lineage(plan: Plan) -> Path:
     """Write which stages, versions, inputs and files made the model, from its shards back to its sources."""
-    stages = {name: plan.refs[name].committed().manifest for name in STAGES}
+    stages = {name: plan.refs[name].committed().manifest for name in STAGES if name in plan.refs}
     path = _folder(plan) / "lineage.json"
     write_bytes_atomically(str(path), json.dumps(stages, indent=1, sort_keys=True, ensure_ascii=False).encode())
     return path

@@ -13,13 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from pipeline.annotators import Annotator, Batch
 from pipeline.language import DEFAULT_BYTES, identify, load_model, model_path, model_sha256
-from pipeline.quality.c4 import C4Lines, line_rules
+from pipeline.quality.lines import Lines, line_rules
 from pipeline.quality.signals import SIGNALS, measure
 from pipeline.stage import Stage, StageConfig, Unit, UnitOutput, UnitRecord
 from pipeline.store import StageRef
 from pipeline.text.scan import SCAN_VERSION
 from pipeline.text.tables import UNICODE_VERSION
+from pipeline.toxicity.url_categories import UrlCategories, UrlCategoriesConfig
+from pipeline.toxicity.word_lists import WordLists, WordListsConfig
 
 SIGNALS_SCHEMA: Final = pa.schema(
     [  # type: ignore[arg-type]
@@ -66,10 +69,22 @@ class AnnotateConfig(StageConfig):
         description="UTF-8 bytes by which the language of a document is told: it is read whole up to this size, and "
         "beyond in evenly spread pieces. Default 2048: where more hardly changes the answer",
     )
-    c4_lines: C4Lines = Field(
-        default=C4Lines(),
-        description="Which lines the signals c4_* count as removed; the filter stage removes those (c4.remove_lines)",
+    lines: Lines = Field(
+        default=Lines(),
+        description="Which lines the signals c4_* and refinedweb_* count as removed; the filter stage removes those "
+        "(c4.remove_lines, refinedweb.remove_lines)",
     )
+    word_lists: WordListsConfig | None = Field(
+        default=None, description="Lists of bad words by language, for the signals bad_words; null: none"
+    )
+    url_categories: UrlCategoriesConfig | None = Field(
+        default=None, description="Categories of hosts and URLs, for the signal url_categories; null: none"
+    )
+
+    def annotators(self) -> list[Annotator]:
+        """What measures beside the language and the text statistics, in the order of the columns."""
+        lists = [WordLists(self.word_lists)] if self.word_lists else []
+        return [*lists, *([UrlCategories(self.url_categories)] if self.url_categories else [])]
 
 
 class Annotate(Stage[AnnotateConfig]):
@@ -80,7 +95,7 @@ class Annotate(Stage[AnnotateConfig]):
 
     name: ClassVar[str] = "annotate"
     version: ClassVar[int] = 2
-    conserves: ClassVar[str | None] = "deduplicate"
+    conserves = "deduplicate"
 
     def __init__(self, config: AnnotateConfig, inputs: Mapping[str, StageRef]) -> None:
         super().__init__(config, inputs)
@@ -93,8 +108,10 @@ class Annotate(Stage[AnnotateConfig]):
     def identity(self) -> dict[str, Any]:
         """The configuration, with the model's digest for its path, and the versions of the scan and of Unicode."""
         return {
-            **self.config.model_dump(mode="json", exclude={"language_model"}),
+            "language_bytes": self.config.language_bytes,
             "language_model_sha256": model_sha256(self.model_path),
+            "lines": self.config.lines.model_dump(mode="json"),
+            "annotators": [annotator.identity() for annotator in self.config.annotators()],
             "scan_version": SCAN_VERSION,
             "unicode_version": UNICODE_VERSION,
         }
@@ -111,14 +128,19 @@ class Annotate(Stage[AnnotateConfig]):
         """Measure the documents of one shard, a batch at a time."""
         file = self.inputs["deduplicate"].committed().files("documents")[unit.spec["file"]]
         model = load_model(self.model_path)
-        rules = line_rules(self.config.c4_lines)
-        with output.parquet("signals", SIGNALS_SCHEMA) as sink, file.parquet() as documents:
-            for batch in documents.iter_batches(batch_rows(documents), columns=["id", "source", "text"]):
-                found = identify(model, batch["text"], 3, self.config.language_bytes)
-                statistics = measure(batch["text"], found.codes[0].tolist(), rules)
+        rules = line_rules(self.config.lines)
+        annotators = self.config.annotators()
+        added = [signal for annotator in annotators for signal in annotator.signals()]
+        schema = pa.schema([*SIGNALS_SCHEMA, *(pa.field(signal.name, signal.type) for signal in added)])
+        with output.parquet("signals", schema) as sink, file.parquet() as documents:
+            for rows in documents.iter_batches(batch_rows(documents), columns=["id", "source", "url", "text"]):
+                found = identify(model, rows["text"], 3, self.config.language_bytes)
+                statistics = measure(rows["text"], found.codes[0].tolist(), rules)
+                batch = Batch.of(rows, found.codes[0])
+                more = {name: column for one in annotators for name, column in one.measure(batch).items()}
                 columns = [
-                    batch["id"],
-                    batch["source"],
+                    rows["id"],
+                    rows["source"],
                     *(
                         column
                         for codes, scores in zip(found.codes, found.scores, strict=True)
@@ -127,10 +149,11 @@ class Annotate(Stage[AnnotateConfig]):
                     pa.array(found.other_fraction),
                     pa.array(found.script_fraction, from_pandas=True),
                     *statistics.columns,
+                    *(more[signal.name] for signal in added),
                 ]
-                sink.write(pa.table(columns, schema=SIGNALS_SCHEMA))
-                text_bytes = int(pc.sum(statistics["text_bytes"]).as_py() or 0)
-                output.count(read=batch.num_rows, kept=batch.num_rows, bytes_in=text_bytes, bytes_out=text_bytes)
+                sink.write(pa.table(columns, schema=schema))
+                size = batch.text_bytes
+                output.count(read=rows.num_rows, kept=rows.num_rows, bytes_in=size, bytes_out=size)
                 for count in pc.value_counts(columns[2]).to_pylist():
                     output.count(**{_LANGUAGE_PREFIX + count["values"]: count["counts"]})
 

@@ -57,6 +57,8 @@ def ledger_table(stage: str, rows: pa.Table | Iterable[Mapping[str, Any]]) -> pa
 
 
 def count_actions(table: pa.Table) -> dict[str, int]:
-    """Return the number of rows of each action in a ledger table."""
-    counts = pc.value_counts(table["action"])
-    return {str(item["values"]): int(item["counts"].as_py()) for item in counts}
+    """Return the number of rows of each action; of `edited`, the documents: several rules may edit one."""
+    counts = {str(item["values"]): int(item["counts"].as_py()) for item in pc.value_counts(table["action"])}
+    if "edited" in counts:
+        counts["edited"] = pc.count_distinct(table.filter(pc.equal(table["action"], "edited"))["id"]).as_py()
+    return counts

@@ -182,7 +182,7 @@ class UnitOutput:
             if actions.get(action, 0) != self.counts[action]:
                 raise StageError(
                     f"stage {self.ref.name!r}, unit {self.unit.name!r}: counted {self.counts[action]} {action} "
-                    f"documents but wrote {actions.get(action, 0)} ledger rows; this is a defect of the stage"
+                    f"documents but the ledger says {actions.get(action, 0)}; this is a defect of the stage"
                 )
         check_conservation(self.ref.name, self.unit.name, self.counts)
         self.write("ledger", ledger)
@@ -222,6 +222,22 @@ class _ParquetSink:
         self.rows += table.num_rows
 
 
+CORPUS_STAGES = (
+    *("ingest", "signatures", "duplicates", "deduplicate"),
+    *("annotate", "classify", "perplexity_model", "perplexity", "filter", "privacy", "overlaps", "decontaminate"),
+    *("tokenizer", "tokenize"),
+)
+"""All stages of the corpus in their order; a run has those that its recipe asks for."""
+
+DOCUMENT_STAGES = ("ingest", "deduplicate", "filter", "privacy", "decontaminate")
+"""The stages that write documents, in the order in which those pass through them."""
+
+
+def document_input(inputs: Mapping[str, StageRef]) -> str:
+    """The name of the input that a stage takes its documents from: the last one of DOCUMENT_STAGES that is there."""
+    return next(name for name in reversed(DOCUMENT_STAGES) if name in inputs)
+
+
 class Stage(ABC, Generic[C]):
     """A named, versioned function from committed inputs to shards. Instances are pickled into worker processes."""
 
@@ -230,7 +246,7 @@ class Stage(ABC, Generic[C]):
     """Changes when the output would."""
     in_process: ClassVar[bool] = False
     """Whether units run in the calling process, because they start a process of their own."""
-    conserves: ClassVar[str | None] = None
+    conserves: str | None = None
     """The input whose kept documents this stage must read, every one."""
 
     def __init__(self, config: C, inputs: Mapping[str, StageRef]) -> None:

@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.watch_stdin:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    # How long a waiting OpenMP thread spins before it sleeps; read when torch is loaded. libgomp's 300,000 rounds make a
-    # machine with other work several times slower, none at all an idle one by half, this few costs little on either.
+    # How long a waiting OpenMP thread spins before it sleeps; read when torch is loaded. libgomp's 300,000 rounds make
+    # a busy machine several times slower, none at all an idle one by half; this few costs little on either.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     return _train(options.config)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from pipeline.catalog.database import CatalogError, connect
 
@@ -55,7 +54,7 @@ def explain(workspace: Path | str, key: str) -> dict[str, Any]:
             "copies": copies[:COPIES],
             "copies_count": len(copies),
             "signals": signals,
-            "rules": _rules(connection, signals),
+            "rules": _rules(connection, document["id"]),
             "edit": _edit(connection, document["id"], decisions),
             "tokens": _one(
                 connection,
@@ -195,17 +194,17 @@ def _texts(connection: duckdb.DuckDBPyConnection, view: str, *ids: str) -> dict[
     return {row["id"]: row["text"] for row in rows}
 
 
-def _rules(connection: duckdb.DuckDBPyConnection, signals: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _rules(connection: duckdb.DuckDBPyConnection, document_id: str) -> list[dict[str, Any]]:
     """Return the verdict of every rule of the filter on the document's signals."""
     stage = _one(connection, "SELECT path FROM stages WHERE stage = 'filter' AND committed")
-    if signals is None or stage is None:
+    signals = connection.sql("SELECT * FROM signals WHERE id = $1", params=[document_id]).to_arrow_table()
+    if signals.num_rows == 0 or stage is None:
         return []
-    from pipeline.annotate import SIGNALS_SCHEMA
     from pipeline.filter import FilterConfig, verdicts
     from pipeline.store import MANIFEST, read_json
 
     identity = read_json(f"{stage['path']}/{MANIFEST}")["config"]
     config = FilterConfig(**{name: identity[name] for name in FilterConfig.model_fields})
-    if not config.rule_sets():
+    if not config.rule_sets() and not config.decisions:
         return []
-    return verdicts(config, pa.Table.from_pylist([signals], SIGNALS_SCHEMA)).drop_columns(["id"]).to_pylist()
+    return verdicts(config, signals).drop_columns(["id"]).to_pylist()

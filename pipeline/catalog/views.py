@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.annotate import SIGNALS_SCHEMA
 from pipeline.catalog.relations import columns_of, parquet, quoted, values
+from pipeline.decontamination.stage import MATCHES_SCHEMA
 from pipeline.dedup.decisions import DUPLICATES_SCHEMA
 from pipeline.documents import DOCUMENT_SCHEMA
 from pipeline.ledger import LEDGER_SCHEMA
+from pipeline.perplexity.buckets import PerplexityRules
+from pipeline.signals import BUCKET, SIGNAL_STAGES
 from pipeline.store import EXECUTION, Committed, File, StageRef, is_local, read_json
 from pipeline.tokens.sample import UNKNOWN_LANGUAGE
 from pipeline.tokens.shards import COUNTS, INDEX_SCHEMA
@@ -35,6 +38,13 @@ _FUNNEL_COLUMNS = {
     "stage": "VARCHAR",
     **dict.fromkeys(("read", "kept", "dropped", "rejected", "edited", "bytes_in", "bytes_out"), "BIGINT"),
 }
+_BENCHMARK_COLUMNS = {
+    **dict.fromkeys(("benchmark", "rule", "action", "digest"), "VARCHAR"),
+    **dict.fromkeys(("ngram_words", "items", "checked", "unchecked", "found", "documents", "words"), "BIGINT"),
+}
+CURATED = ("filter", "privacy", "decontaminate")
+"""The stages after which documents are part of the corpus, in their order."""
+
 _SHARD_COLUMNS = {
     **dict.fromkeys(("split", "source", "language", "dtype"), "VARCHAR"),
     **dict.fromkeys((*COUNTS, "bytes", "unit"), "BIGINT"),
@@ -45,6 +55,15 @@ _SHARD_COLUMNS = {
 _RULES = """
 SELECT stage, rule, source, action, count(*) AS documents, coalesce(sum(bytes), 0)::BIGINT AS bytes
 FROM ledger GROUP BY stage, rule, source, action ORDER BY bytes DESC, stage, rule, source, action
+"""
+
+_PRIVACY = """
+SELECT source, kind, action, count(*) AS documents, sum(number)::BIGINT AS found
+FROM (
+    SELECT source, action, unnest(map_entries(counts), recursive := true)
+    FROM (SELECT *, TRY_CAST(TRY_CAST(detail AS JSON) AS MAP(VARCHAR, BIGINT)) AS counts FROM ledger)
+    WHERE stage = 'privacy') AS found_in(source, action, kind, number)
+GROUP BY source, kind, action ORDER BY found DESC, source, kind, action
 """
 
 _CLUSTERS = """
@@ -91,6 +110,10 @@ class Run:
         """Whether a stage is committed with files of a kind."""
         return bool(self.files(stage, kind))
 
+    def last_of(self, stages: Sequence[str]) -> str:
+        """The last of some stages that the run has; it need not be committed."""
+        return next((name for name in reversed(stages) if name in self.refs), stages[0])
+
     @property
     def deciding(self) -> list[str]:
         """The committed stages that documents pass through: they write documents, tokens or ledger rows."""
@@ -112,9 +135,9 @@ def views(run: Run) -> Iterator[View]:
     )
     yield View(
         "documents",
-        "the documents that stayed, as the filter stage wrote them, with their language",
+        "the documents that stayed, as the last stage that decides about them wrote them, with their language",
         f"SELECT * REPLACE (coalesce(language, '{UNKNOWN_LANGUAGE}') AS language), strlen(text)::BIGINT AS text_bytes "
-        f"FROM ({parquet(run.files('filter', 'documents'), documents)})",
+        f"FROM ({parquet(run.files(run.last_of(CURATED), 'documents'), documents)})",
     )
     ledgers = [file for stage in run.committed.values() for file in stage.files("ledger")]
     yield View(
@@ -129,14 +152,52 @@ def views(run: Run) -> Iterator[View]:
     yield View(
         "signals",
         "the measurements of each document before the filter",
-        parquet(run.files("annotate", "signals"), columns_of(SIGNALS_SCHEMA)),
+        _signals(run),
     )
+    yield View(
+        "contamination",
+        "each document that holds (part of) an item of an evaluation set, and where",
+        parquet(run.files("decontaminate", "matches"), columns_of(MATCHES_SCHEMA)),
+    )
+    yield View("benchmarks", "what was found of each evaluation set that the corpus was cleaned of", _benchmarks(run))
+    yield View("privacy", "personal data found, by source and kind; counts only, values are kept nowhere", _PRIVACY)
     yield View("duplicates", "each removed duplicate, the twin that stays and how alike they are", _duplicates(run))
     yield View("clusters", "the groups of duplicates by the document that stays: size and bytes removed", _CLUSTERS)
     yield View("token_index", "where each document lies in the token shards", _token_index(run))
     yield View("shards", "the token shards", _shards(run))
     yield View("tokens", "tokens by source, language and split", _TOKENS)
     yield View("languages", "documents, text bytes and tokens by language", _languages(run))
+
+
+def _signals(run: Run) -> str:
+    """One row for each document of annotate, with the columns of the other stages that measured it."""
+    columns = columns_of(SIGNALS_SCHEMA)
+    sql = parquet(run.files("annotate", "signals"), columns)
+    for stage in SIGNAL_STAGES[1:]:
+        if run.has(stage, "signals"):
+            own = parquet(run.files(stage, "signals"), {"id": "VARCHAR"})
+            sql = f"SELECT * FROM ({sql}) LEFT JOIN ({own}) USING (id)"
+    if run.has("perplexity", "signals"):
+        sql = f"SELECT *, {_bucket(run)} AS {BUCKET} FROM ({sql})"
+    return sql
+
+
+def _bucket(run: Run) -> str:
+    """CCNet's bucket as SQL, with the percentiles that the filter decided by, or the default ones."""
+    config = run.committed["filter"].manifest["config"].get("perplexity") if "filter" in run.committed else None
+    cuts = PerplexityRules(**config or {}).cuts(run.committed["perplexity"].manifest["summary"])
+    cases = " ".join(
+        f"WHEN language = {quoted(language)} THEN CASE WHEN perplexity < {head!r} THEN 'head' "
+        f"WHEN perplexity < {tail!r} THEN 'middle' WHEN perplexity IS NOT NULL THEN 'tail' END"
+        for language, (head, tail) in sorted(cuts.items())
+    )
+    return f"CASE {cases} END" if cases else "NULL::VARCHAR"
+
+
+def _benchmarks(run: Run) -> str:
+    stage = run.committed.get("decontaminate")
+    found = stage.manifest["summary"]["benchmarks"] if stage else {}
+    return values([{"benchmark": name, **facts} for name, facts in sorted(found.items())], _BENCHMARK_COLUMNS)
 
 
 def _stages(run: Run) -> str:
@@ -176,7 +237,7 @@ def _funnel_by_source(run: Run) -> str:
 WITH whole AS (SELECT source, count(*) AS documents, sum(text_bytes) AS bytes FROM {sizes} GROUP BY source),
 went AS (
     SELECT stage, source, count(*) FILTER (action = 'dropped') AS dropped,
-        count(*) FILTER (action = 'edited') AS edited, count(*) FILTER (action = 'rejected') AS rejected,
+        count(DISTINCT id) FILTER (action = 'edited') AS edited, count(*) FILTER (action = 'rejected') AS rejected,
         sum(bytes) FILTER (action <> 'rejected') AS removed
     FROM ledger GROUP BY stage, source),
 sources AS (SELECT source FROM whole UNION SELECT source FROM went),

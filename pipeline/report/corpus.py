@@ -61,6 +61,8 @@ def collect_corpus(stages: Mapping[str, StageFacts]) -> CorpusFacts:
             pair=Pair(texts[pair[0]], texts[pair[1]], *pair[2:]) if pair and set(pair[:2]) == set(texts) else None,
             examples=[_example(row, excerpts) for row in examples if row[0] in excerpts],
             rejected=[Rejected(*row) for row in _rows(catalog, _REJECTED)],
+            privacy=_rows(catalog, _PRIVACY),  # type: ignore[arg-type]
+            benchmarks=_rows(catalog, _BENCHMARKS),  # type: ignore[arg-type]
         )
 
 
@@ -120,6 +122,15 @@ WITH placed AS (
     FROM ledger WHERE action = 'dropped' AND stage = 'filter')
 SELECT id, stage, rule, value, threshold, coalesce(detail, '') FROM placed
 WHERE place = 1 ORDER BY documents DESC, rule LIMIT {EXAMPLES}
+"""
+
+_PRIVACY = """
+SELECT kind, action, sum(documents)::BIGINT, sum(found)::BIGINT FROM privacy GROUP BY kind, action ORDER BY kind, action
+"""
+
+_BENCHMARKS = """
+SELECT benchmark, rule, action, ngram_words, items, checked, found, documents FROM benchmarks
+ORDER BY found DESC, benchmark
 """
 
 _REJECTED = f"""

@@ -6,20 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.stage import CORPUS_STAGES
 from pipeline.store import Committed, StageRef
 
-STAGE_NAMES = (
-    "ingest",
-    "signatures",
-    "duplicates",
-    "deduplicate",
-    "annotate",
-    "filter",
-    "tokenizer",
-    "tokenize",
-    "train",
-    "evaluate",
-)
+STAGE_NAMES = (*CORPUS_STAGES, "train", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -198,6 +188,9 @@ class CorpusFacts:
     pair: Pair | None = None
     examples: Sequence[Example] = ()
     rejected: Sequence[Rejected] = ()
+    privacy: Sequence[tuple[str, str, int, int]] = ()  # kind, action, documents, found
+    benchmarks: Sequence[tuple[str, str, str, int, int, int, int, int]] = ()
+    """name, rule, action, words of an n-gram, items, items checked, items found, documents that held one"""
 
     def removed(self, *stages: str, source: str | None = None) -> Amount:
         """What some stages dropped and edited away, from one source or from all; an edit takes bytes only."""

@@ -12,6 +12,7 @@ from pipeline.report.markup import Child, Markup, el
 from pipeline.report.river import Branch, Reach, river
 from pipeline.report.scales import fit
 from pipeline.report.tables import Cell, Column, absent, code, corpus_text, key, section, table
+from pipeline.stage import DOCUMENT_STAGES
 
 MOST_BRANCHES = 10
 MOST_SOURCES = 12
@@ -158,7 +159,7 @@ def _sources(facts: Facts) -> Markup:
     for source, read in facts.corpus.read.items():
         ingest = facts.corpus.removed("ingest", source=source)
         duplicates = facts.corpus.removed("deduplicate", source=source)
-        filtered = facts.corpus.removed("filter", source=source)
+        filtered = facts.corpus.removed(*DOCUMENT_STAGES[2:], source=source)
         kept = read - ingest - duplicates - filtered
         parts = [
             Part(kept.documents, "kept", f"{count(kept.documents)} kept"),

@@ -9,8 +9,7 @@ from typing import Any
 from pipeline.report.facts import Amount, Curve, Facts
 from pipeline.report.formats import count, decimal, duration, enumeration, percent, rule_name, short_count, size
 from pipeline.report.markup import Child, Markup, el
-
-CORPUS_STAGES = ("ingest", "signatures", "duplicates", "deduplicate", "annotate", "filter", "tokenizer", "tokenize")
+from pipeline.stage import CORPUS_STAGES, DOCUMENT_STAGES
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Totals:
 def totals(facts: Facts) -> Totals:
     """Add up the run."""
     read = sum(facts.corpus.read.values(), Amount())
-    text_stages = [name for name in ("ingest", "deduplicate", "filter") if facts.committed(name)]
+    text_stages = [name for name in DOCUMENT_STAGES if facts.committed(name)]
     kept = read - facts.corpus.removed(*text_stages)
     executions = {name: stage.execution for name, stage in facts.stages.items() if stage.execution}
     peaks = {name: execution.get("peak_memory_bytes", 0) for name, execution in executions.items()}

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from importlib import resources
 
+from pipeline.report.cleaning import cleaning_section
 from pipeline.report.duplicates import duplicate_section
 from pipeline.report.facts import Facts
 from pipeline.report.funnel import funnel_section, rejected_section
@@ -23,6 +24,7 @@ def page(facts: Facts) -> str:
         ("languages", "Languages", language_section(facts)),
         ("quality", "Quality", quality_section(facts)),
         ("duplicates", "Duplicates", duplicate_section(facts)),
+        ("cleaning", "Privacy", cleaning_section(facts)),
         ("training", "Training", training_section(facts)),
         ("evaluation", "Evaluation", evaluation_section(facts)),
         ("samples", "Samples", samples_section(facts)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pipeline.filter import FilterConfig, evaluate
 from pipeline.quality.signals import SIGNALS
 from pipeline.report.facts import Limit, SignalFacts, StageFacts
-from pipeline.store import Committed, File
+from pipeline.signals import Signals
+from pipeline.store import Committed
 
 BINS = 40
 LOG_BINS = 34
@@ -24,7 +25,7 @@ DESCRIPTIONS = {
     "language_score": "probability that fastText gives the likeliest language",
     **{signal.name: signal.description for signal in SIGNALS},
 }
-WHOLE = {signal.name for signal in SIGNALS if pa.types.is_integer(signal.type)}
+WHOLE = {signal.name for signal in SIGNALS if pa.types.is_integer(signal.type)} | {"bad_words", "url_bad_words"}
 
 
 @dataclass
@@ -47,17 +48,19 @@ def signal_facts(stages: Mapping[str, StageFacts], dropped: Mapping[str, int]) -
     if annotate is None or filtered is None:
         return []
     config = filter_config(filtered)
-    limits = filter_limits(config)
-    files = [file for file in annotate.files("signals") if file.rows]
-    extents = _extents(files, list(limits))
+    limits = filter_limits(config, annotate.manifest["summary"]["documents_by_language"].keys())
+    measured = {name: stage.committed for name, stage in stages.items() if stage.committed is not None}
+    signals = Signals(measured, config.perplexity)
+    numeric = [name for name in limits if name in signals.schema.names and _is_numeric(signals.schema.field(name).type)]
+    limits = {name: limits[name] for name in numeric}
+    extents = _extents(signals, numeric)
     tallies = {}
     for name, (low, high) in extents.items():
         edges = bin_edges(name, low, high, [limit.threshold for limit in limits[name] if limit.threshold is not None])
         tallies[name] = _Tally(edges, np.zeros(len(edges) - 1, np.int64), np.zeros(len(edges) - 1, np.int64))
-    judged = dict.fromkeys(rule.signal for rules in config.rule_sets() for rule in rules.rules())  # off or on
     languages: dict[str, int] = {}
-    for file in files:
-        table = file.table(["id", "language", *judged])
+    for shard in range(signals.shards):
+        table = signals.table(shard)
         for name, number in zip(*np.unique(table["language"].to_numpy(), return_counts=True), strict=True):
             languages[name] = languages.get(name, 0) + int(number)
         _count(table, config, tallies)
@@ -84,11 +87,12 @@ def filter_config(filtered: Committed) -> FilterConfig:
     return FilterConfig(**{name: config[name] for name in FilterConfig.model_fields if name in config})
 
 
-def filter_limits(config: FilterConfig) -> dict[str, list[Limit]]:
-    """Return the rules over each signal, in their order; those that are off for every language are left out."""
+def filter_limits(config: FilterConfig, languages: Collection[str]) -> dict[str, list[Limit]]:
+    """Return the rules over each signal, in their order; those that are off for all of `languages` are left out."""
     found: dict[str, list[Limit]] = {}
     for rules in config.rule_sets():
-        others = {name: {rule.name: rule.threshold for rule in rules.rules(name)} for name in rules.overrides}
+        names = {*rules.language_defaults(), *rules.overrides} & set(languages)
+        others = {name: {rule.name: rule.threshold for rule in rules.rules(name)} for name in names}
         for rule in rules.rules():
             differing = {
                 language: thresholds[rule.name]
@@ -101,11 +105,15 @@ def filter_limits(config: FilterConfig) -> dict[str, list[Limit]]:
     return found
 
 
-def _extents(files: Sequence[File], names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Least and largest value of each column over all files; a column without a value is left out."""
+def _is_numeric(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _extents(signals: Signals, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Least and largest value of each column over all shards; a column without a value is left out."""
     extents: dict[str, tuple[float, float]] = {}
-    for file in files:
-        table = file.table(list(names))
+    for shard in range(signals.shards):
+        table = signals.table(shard)
         for name in names:
             values = _measured(table, name)
             if len(values):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.stage import Stage, StageConfig, Unit, UnitOutput, UnitRecord
-from pipeline.store import Committed, File
+from pipeline.stage import Stage, StageConfig, Unit, UnitOutput, UnitRecord, document_input
+from pipeline.store import Committed, File, StageRef
 from pipeline.tokens.encoding import Encoded, EncoderName, Loaded, check_encoding, load_encoder
 from pipeline.tokens.sample import candidates, quotas, sampled_texts, taken_bytes, with_language
 from pipeline.tokens.shards import (
@@ -83,13 +83,13 @@ class TrainTokenizer(Stage[TokenizerConfig]):
 
     def units(self) -> list[Unit]:
         """Return the one unit: the whole corpus."""
-        files = self.inputs["filter"].committed().files("documents")
+        files = self.inputs[document_input(self.inputs)].committed().files("documents")
         return [Unit(0, f"{len(files)} document shards", {}, sum(file.bytes for file in files))]
 
     def process(self, unit: Unit, output: UnitOutput) -> None:
         """Write tokenizer.json."""
         config = self.config
-        files = self.inputs["filter"].committed().files("documents")
+        files = self.inputs[document_input(self.inputs)].committed().files("documents")
         found = candidates(files, config.validation_fraction, config.split_seed, config.sample_seed)
         available = np.bincount(found.stratum, found.bytes, len(found.names)).astype(np.int64)
         quota = quotas(available, config.sample_bytes, config.sample_exponent)
@@ -164,7 +164,10 @@ class Tokenize(Stage[TokenizeConfig]):
 
     name = "tokenize"
     version = 1
-    conserves = "filter"
+
+    def __init__(self, config: TokenizeConfig, inputs: Mapping[str, StageRef]) -> None:
+        super().__init__(config, inputs)
+        self.conserves: str = document_input(inputs)
 
     def identity(self) -> dict[str, Any]:
         """Return what the shards depend on: not which encoder makes the ids, nor how many are checked."""
@@ -172,7 +175,7 @@ class Tokenize(Stage[TokenizeConfig]):
 
     def units(self) -> list[Unit]:
         """Group consecutive document shards up to `unit_bytes`; a larger one is a unit of its own."""
-        files = self.inputs["filter"].committed().files("documents")
+        files = self.inputs[document_input(self.inputs)].committed().files("documents")
         groups: list[list[int]] = []
         size = 0
         for number, file in enumerate(files):
@@ -193,7 +196,7 @@ class Tokenize(Stage[TokenizeConfig]):
 
     def process(self, unit: Unit, output: UnitOutput) -> None:
         """Write the unit's shards and index."""
-        files = self.inputs["filter"].committed().files("documents")[unit.spec["begin"] : unit.spec["end"]]
+        files = self.inputs[self.conserves].committed().files("documents")[unit.spec["begin"] : unit.spec["end"]]
         tokenizer = TrainedTokenizer.of(self.inputs["tokenizer"].committed())
         dtype = token_dtype(tokenizer.vocabulary_size, self.config.dtype)
         loaded = load_encoder(tokenizer.json, self.config.encoder)

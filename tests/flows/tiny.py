@@ -12,6 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from tests.pipeline.lid import LID
+
+EMAIL = "ada.lovelace@analytical-engine.co.uk"
+"""An address that stands in one document."""
+
 # Word lists by place in the sentence; short fixed parts, so that the repetition rules find nothing to object to.
 _ENGLISH = [
     "the|a|every|this|one|her|our".split("|"),
@@ -91,6 +96,16 @@ def write_corpus(folder: Path, documents: int = 60, seed: int = 1) -> None:
     for index in range(4):
         (folder / "notes" / f"{index}.txt").write_text(sentences(rng, "en", 12), encoding="utf-8")
     (folder / "notes" / "broken.txt").write_bytes(b"broken \xd8\xff\xfe\xfa text")
+    with open(folder / "notes" / "0.txt", "a", encoding="utf-8") as stream:
+        stream.write(f"\n\nThe writer answers letters to {EMAIL} within a week.\n")
+    # One item of this evaluation set is a sentence of the corpus, the other is not.
+    items = [
+        english[5].partition(".")[0],
+        "No page of this corpus holds the sentence that this item asks a model about.",
+    ]
+    (folder / "quiz.jsonl").write_text(
+        "".join(json.dumps({"question": item}) + "\n" for item in items), encoding="utf-8"
+    )
 
 
 def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -105,6 +120,17 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
                 {"name": "spanish", "format": "parquet", "path": str(folder / "spanish.parquet")},
                 {"name": "notes", "format": "text", "path": str(folder / "notes" / "*.txt")},
             ],
+        },
+        "classify": {"fasttext": [{"name": "lid", "path": str(LID), "labels": ["en", "zh"]}]},
+        "perplexity_model": {"sources": ["english", "chinese"], "minimum_words": 1000, "order": 3},
+        "filter": {
+            "perplexity": {"buckets": None},
+            "decisions": {"english_if_english": "source <> 'english' OR lid_en_score > 0.3"},
+        },
+        "privacy": {},
+        "decontaminate": {
+            "benchmarks": [{"name": "quiz", "path": str(folder / "quiz.jsonl"), "fields": ["question"]}],
+            "gpt3": {"maximum_documents": 10},
         },
         "tokenizer": {"vocabulary_size": 512, "validation_fraction": 0.1},
         "train": {

@@ -19,7 +19,8 @@ from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
 from pipeline.documents import DOCUMENT_SCHEMA, document_id
 from pipeline.execution import run_stage
 from pipeline.filter import Filter, FilterConfig
-from pipeline.quality.c4 import C4, C4Lines, line_rules
+from pipeline.quality.c4 import C4
+from pipeline.quality.lines import Lines, line_rules
 from pipeline.quality.signals import measure
 from pipeline.stage import Stage, StageConfig, Unit, UnitOutput, UnitRecord
 from pipeline.store import StageRef, Store
@@ -134,7 +135,8 @@ class Ingest(Stage[IngestConfig]):
 class AnnotateConfig(StageConfig):
     """Nothing to set."""
 
-    c4_lines: C4Lines = C4Lines()
+    lines: Lines = Lines()
+    annotators: tuple[str, ...] = ()
 
 
 class Annotate(Stage[AnnotateConfig]):
@@ -153,16 +155,16 @@ class Annotate(Stage[AnnotateConfig]):
         languages = table["language"].to_pylist()
         scores = [0.97 if index % 9 else 0.41 for index in range(len(languages))]
         if table.num_rows:
-            statistics = measure(table["text"], languages, line_rules(self.config.c4_lines))
-            columns = [
-                table["id"],
-                table["source"],
-                pa.array(languages, pa.string()),
-                pa.array(scores, pa.float64()),
-                pa.nulls(table.num_rows, pa.string()),
-                pa.nulls(table.num_rows, pa.float64()),
-                *statistics.columns,
-            ]
+            statistics = measure(table["text"], languages, line_rules(self.config.lines))
+            facts = {
+                "id": table["id"],
+                "source": table["source"],
+                "language": pa.array(languages, pa.string()),
+                "language_score": pa.array(scores, pa.float64()),
+                "other_language_fraction": pa.array([0.0] * table.num_rows),
+                **{name: statistics[name] for name in statistics.schema.names},
+            }
+            columns = [facts.get(field.name, pa.nulls(table.num_rows, field.type)) for field in SIGNALS_SCHEMA]
             output.write("signals", pa.table(columns, schema=SIGNALS_SCHEMA))
         else:
             output.write("signals", SIGNALS_SCHEMA.empty_table())
@@ -170,7 +172,7 @@ class Annotate(Stage[AnnotateConfig]):
         output.count(read=table.num_rows, kept=table.num_rows, bytes_in=size, bytes_out=size)
 
     def summary(self, records: Sequence[UnitRecord]) -> dict[str, Any]:
-        return {"model_languages": ["en", "es", "zh"]}
+        return {"model_languages": ["en", "es", "zh"], "documents_by_language": {"en": 1, "es": 1, "zh": 1}}
 
 
 class Train(Stage[StageConfig]):

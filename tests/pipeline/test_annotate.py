@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from pipeline.annotate import SIGNALS_SCHEMA, Annotate, AnnotateConfig, batch_rows
 from pipeline.language import identify, load_model
-from pipeline.quality.c4 import C4Lines, line_rules
+from pipeline.quality.c4 import C4Lines
+from pipeline.quality.lines import Lines, line_rules
 from pipeline.quality.signals import SIGNALS, measure
 from pipeline.stage import StageError
 from tests.pipeline.documents_stage import commit_documents, content, run
@@ -41,7 +42,7 @@ def test_one_row_of_signals_for_each_document_in_order(tmp_path: Path):
         assert table["language"].to_pylist() == [*found.codes[0]]
         assert table["language_score"].to_pylist() == [*found.scores[0]]
         assert table["second_language"].to_pylist() == [*found.codes[1]]
-        expected = measure(pa.array(texts, pa.string()), [*found.codes[0]], line_rules(C4Lines()))
+        expected = measure(pa.array(texts, pa.string()), [*found.codes[0]], line_rules(Lines()))
         assert table.select([signal.name for signal in SIGNALS]).to_pylist() == expected.to_pylist()
     first = files[0].table().to_pylist()
     assert [row["language"] for row in first[:3]] == ["en", "und", "zh"]
@@ -87,7 +88,7 @@ def test_what_changes_the_content_changes_the_identity(tmp_path: Path):
     stages = [
         annotate(ref),
         annotate(ref, language_bytes=100),
-        annotate(ref, c4_lines=C4Lines(policy=False)),
+        annotate(ref, lines=Lines(c4=C4Lines(policy=False))),
         Annotate(AnnotateConfig(language_model=str(other)), {"deduplicate": ref}),
     ]
     assert len({stage.fingerprint() for stage in stages}) == 4
@@ -127,4 +128,25 @@ def test_config_errors():
     with pytest.raises(ValidationError, match="language_bytes"):
         AnnotateConfig(language_bytes=1)
     with pytest.raises(ValidationError, match="minimum_word"):
-        AnnotateConfig(c4_lines={"minimum_word": 2})
+        AnnotateConfig(lines={"c4": {"minimum_word": 2}})
+
+
+@needs_lid
+def test_lists_of_words_and_urls_add_their_columns(tmp_path: Path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "en").write_text("mill\n")
+    categories = tmp_path / "categories/adult"
+    categories.mkdir(parents=True)
+    (categories / "domains").write_text("example.org\n")
+    ref = commit_documents(tmp_path, ["The mill stands where the river bends, and the mill is old.", ""])
+    stage = annotate(ref, word_lists={"path": str(lists)}, url_categories={"path": str(categories.parent)})
+    _, committed = run(stage, tmp_path)
+    first, second = committed.files("signals")[0].table().to_pylist()
+    assert (first["bad_words"], first["url_categories"]) == (2, "adult")
+    assert (second["bad_words"], second["url_categories"]) == (None, "adult")
+    before = stage.fingerprint()
+    (lists / "en").write_text("mill\nriver\n")
+    assert annotate(ref, word_lists={"path": str(lists)}).fingerprint() != before
+    with pytest.raises(ValueError, match="gone"):
+        annotate(ref, word_lists={"path": str(tmp_path / "gone")}).fingerprint()

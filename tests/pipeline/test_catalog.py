@@ -25,7 +25,7 @@ from pipeline.execution import run_stage
 from pipeline.filter import Filter, FilterConfig
 from pipeline.ingest import Ingest
 from pipeline.ledger import LEDGER_SCHEMA
-from pipeline.quality.c4 import line_rules
+from pipeline.quality.lines import line_rules
 from pipeline.quality.signals import measure
 from pipeline.sources import IngestConfig, SourceConfig
 from pipeline.stage import Stage, Unit, UnitOutput, UnitRecord
@@ -53,22 +53,22 @@ class DeclaredLanguage(Annotate):
     """Annotate with the language that the source declares, so that no language model is needed."""
 
     def identity(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json", exclude={"language_model"})
+        return {**self.config.model_dump(mode="json", exclude={"language_model"}), "annotators": []}
 
     def process(self, unit: Unit, output: UnitOutput) -> None:
         documents = self.inputs["deduplicate"].committed().files("documents")[unit.spec["file"]].table()
         documents = documents.combine_chunks()
         languages = documents["language"].to_pylist()
-        measured = measure(documents["text"].combine_chunks(), languages, line_rules(self.config.c4_lines))
+        measured = measure(documents["text"].combine_chunks(), languages, line_rules(self.config.lines))
         facts = {
             "id": documents["id"],
             "source": documents["source"],
             "language": documents["language"],
             "language_score": pa.array([0.9] * len(languages)),
-            "second_language": pa.nulls(len(languages), pa.string()),
-            "second_language_score": pa.nulls(len(languages), pa.float64()),
+            "other_language_fraction": pa.array([0.0] * len(languages)),
+            **{name: measured[name] for name in measured.schema.names},
         }
-        columns = [facts[name] if name in facts else measured[name] for name in SIGNALS_SCHEMA.names]
+        columns = [facts.get(field.name, pa.nulls(len(languages), field.type)) for field in SIGNALS_SCHEMA]
         output.write("signals", pa.table(columns, schema=SIGNALS_SCHEMA))
         output.count(read=len(languages), kept=len(languages))
 

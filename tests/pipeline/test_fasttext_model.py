@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.fasttext_model import FastTextModel, load_model, model_sha256
+from tests.pipeline.fasttext_models import train_fasttext
 from tests.pipeline.lid import LID, needs_lid
 from tests.pipeline.text.strategies import arrays, texts
 
-# A process of its own: fastText's training reads uninitialised memory, which MALLOC_PERTURB_ makes harmless.
-_TRAIN = """
-import sys, json, random, fasttext
-path, settings = sys.argv[1], json.loads(sys.argv[2])
-words = {
-    "cold": "snow ice frost winter schnee 雪 冰 зима".split(), "hot": "sun fire summer desert sonne 火 夏 лето".split(),
-    "wet": "rain river sea lake regen 雨 河 море".split(),
-}
-choose = random.Random(1)
-with open(path + ".txt", "w", encoding="utf-8") as out:
-    for _ in range(600):
-        label = choose.choice([*words])
-        out.write(f"__label__{label} " + " ".join(choose.choices(words[label] + ["the", "of", "and"], k=8)) + "\\n")
-quantise = settings.pop("quantise", None)
-model = fasttext.train_supervised(path + ".txt", thread=1, epoch=8, verbose=0, **settings)
-if quantise is not None:
-    model.quantize(input=path + ".txt", thread=1, verbose=0, **quantise)
-model.save_model(path)
-"""
 MODELS: dict[str, dict[str, Any]] = {
     "softmax": {"dim": 16, "loss": "softmax"},
     "word n-grams": {"dim": 10, "loss": "softmax", "wordNgrams": 3, "bucket": 500},
@@ -53,20 +33,10 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    import json
-    import os
-
     folder = tmp_path_factory.mktemp("fasttext")
-    paths = {}
-    for number, (name, settings_of) in enumerate(MODELS.items()):
-        paths[name] = folder / f"{number}.bin"
-        subprocess.run(
-            [sys.executable, "-c", _TRAIN, str(paths[name]), json.dumps(settings_of)],
-            check=True,
-            capture_output=True,
-            env={**os.environ, "MALLOC_PERTURB_": "255"},
-        )
-    return paths
+    return {
+        name: train_fasttext(folder / f"{number}.bin", **values) for number, (name, values) in enumerate(MODELS.items())
+    }
 
 
 def theirs(path: Path | str, batch: list[str], top: int) -> list[dict[str, float]]:

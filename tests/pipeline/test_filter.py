@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from pipeline.annotate import Annotate, AnnotateConfig
 from pipeline.documents import DOCUMENT_SCHEMA
-from pipeline.filter import LINES_RULE, Filter, FilterConfig, evaluate, verdicts
+from pipeline.filter import Filter, FilterConfig, evaluate, verdicts
 from pipeline.quality.c4 import C4, C4Lines
 from pipeline.quality.gopher import GopherQuality
 from pipeline.quality.language import LanguageRules
+from pipeline.quality.lines import Lines
+from pipeline.quality.refinedweb import RefinedWeb
 from pipeline.stage import StageError
 from pipeline.store import StageRef
 from tests.pipeline.documents_stage import commit_documents, content, run
@@ -32,9 +36,10 @@ CHINESE = (
     "没有人知道磨坊是谁建造的，老人们说它比教堂还要古老。\n"
 )
 SPANISH = "El río da dos vueltas antes de llegar al pueblo, y el molino está en la segunda. " * 8
+C4_LINES = "c4_lines"
 CASES = [
     (PROSE, None),
-    (PROSE + "Menu\n" + "We use cookies to make this page much better for you.\n", LINES_RULE),
+    (PROSE + "Menu\n" + "We use cookies to make this page much better for you.\n", C4_LINES),
     (CHINESE, None),
     (SPANISH, "language.allowed"),
     ("", "language.allowed"),
@@ -82,7 +87,7 @@ def test_each_document_goes_by_the_rule_made_for_it(tmp_path: Path):
                 signal = row["rule"].partition(".")[2].removeprefix("minimum_").removeprefix("maximum_")
                 assert row["value"] == signals[row["id"]][signal if signal in signals[row["id"]] else f"c4_{signal}"]
         else:
-            assert (row["rule"], row["value"], row["threshold"]) == (LINES_RULE, 2, None)
+            assert (row["rule"], row["value"], row["threshold"]) == (C4_LINES, 2, None)
             assert row["bytes"] == len(document["text"].encode()) - len(
                 reference.remove_lines(document["text"])[0].encode()
             )
@@ -134,7 +139,7 @@ def test_sets_and_rules_can_be_switched_off(tmp_path: Path):
 
 
 def test_line_rules_are_those_of_annotate(tmp_path: Path):
-    inputs = annotated(tmp_path, [TEXTS[1]], c4_lines=C4Lines(policy=False))
+    inputs = annotated(tmp_path, [TEXTS[1]], lines=Lines(c4=C4Lines(policy=False)))
     _, committed = run(Filter(CONFIG, inputs), tmp_path)
     assert committed.counts["edited"] == 1
     assert "use cookies" in committed.files("documents")[0].table()["text"].to_pylist()[0]
@@ -185,7 +190,7 @@ def test_a_corpus_from_which_nothing_stays(tmp_path: Path):
 def test_an_unknown_language_is_refused_with_what_is_near(tmp_path: Path):
     inputs = annotated(tmp_path, ["a"])
     config = FilterConfig(language=LanguageRules(allowed=["en", "zhh"]))
-    with pytest.raises(ValueError, match="knows no 'zhh'; did you mean zh"):
+    with pytest.raises(ValueError, match="knows no 'zhh'; did you mean 'zh"):
         Filter(config, inputs).units()
 
 
@@ -206,3 +211,93 @@ def test_signals_in_another_order_fail_the_unit(tmp_path: Path):
     pq.write_table(table.take([1, 0]), file.path)
     with pytest.raises(StageError, match="do not match; run the annotate stage again"):
         run(Filter(CONFIG, inputs), tmp_path)
+
+
+def test_decisions_of_the_recipe_come_last_and_tell_what_they_saw(tmp_path: Path):
+    inputs = annotated(tmp_path, [PROSE, PROSE + CHINESE, CHINESE, "a b"])
+    config = FilterConfig(
+        language=None,
+        gopher_quality=None,
+        gopher_repetition=None,
+        c4=None,
+        decisions={"english": "language = 'en' AND language_score > 0.5", "whole": "words > 20 OR lines IS NULL"},
+    )
+    _, committed = run(Filter(config, inputs), tmp_path)
+    ledger = rows(committed, "ledger")
+    assert {row["rule"] for row in ledger} == {"decisions.english"}
+    chinese = next(row for row in ledger if row["bytes"] == len(CHINESE.encode()))
+    assert (chinese["value"], chinese["threshold"]) == (0.0, 1.0)
+    assert json.loads(chinese["detail"])["language"] == "zh"
+    assert committed.counts["kept"] == 4 - len(ledger)
+
+
+def test_a_decision_on_a_signal_that_does_not_exist_fails_before_any_work(tmp_path: Path):
+    inputs = annotated(tmp_path, [PROSE])
+    with pytest.raises(ValueError, match="no column 'wrods'; did you mean 'words'"):
+        Filter(FilterConfig(decisions={"long": "wrods > 3"}), inputs).units()
+    with pytest.raises(ValidationError, match="may give another answer"):
+        FilterConfig(decisions={"some": "random() < 0.5"})
+    with pytest.raises(ValidationError, match="decisions"):
+        FilterConfig(decisions={"Bad name": "words > 3"})
+
+
+@pytest.mark.parametrize("name", ["toxicity", "perplexity"])
+def test_a_rule_whose_signal_was_not_measured_fails_before_any_work(tmp_path: Path, name: str):
+    inputs = annotated(tmp_path, [PROSE])
+    with pytest.raises(ValueError, match="the signals have no column"):
+        Filter(FilterConfig.model_validate({name: {}}), inputs).units()
+
+
+def test_all_sets_of_rules_can_be_on(tmp_path: Path):
+    inputs = annotated(tmp_path, TEXTS[:6], TEXTS[6:])
+    config = FilterConfig.model_validate(
+        {name: {} for name in ("fineweb", "fineweb2", "refinedweb", "encoding", "chinese")}
+    )
+    _, committed = run(Filter(config, inputs), tmp_path)
+    assert committed.counts["read"] == len(TEXTS)
+    signals = inputs["annotate"].committed().files("signals")[0].table()
+    names = [item.rule.partition(".")[0] for item in evaluate(config, signals)]
+    assert [*dict.fromkeys(names)] == [
+        *("language", "gopher_quality", "gopher_repetition", "c4", "fineweb", "fineweb2"),
+        *("refinedweb", "encoding", "chinese"),
+    ]
+
+
+def test_two_sets_of_rules_for_lines_are_counted_apart(tmp_path: Path):
+    text = PROSE * 4 + "Menu\n12345\nSHOP ALL OUR NEW ARRIVALS AND OFFERS\n"
+    inputs = annotated(tmp_path, [text, PROSE])
+    config = FilterConfig(language=None, gopher_quality=None, gopher_repetition=None, c4=C4(), refinedweb=RefinedWeb())
+    _, committed = run(Filter(config, inputs), tmp_path)
+    ledger = {row["rule"]: row for row in rows(committed, "ledger")}
+    assert {rule: row["value"] for rule, row in ledger.items()} == {"c4_lines": 2, "refinedweb_lines": 1}
+    assert committed.counts["edited"] == 1
+    kept = {row["id"]: row["text"] for row in rows(committed, "documents")}
+    left = kept[ledger["c4_lines"]["id"]]
+    assert "SHOP" not in left
+    assert "Menu" not in left
+    removed = sum(row["bytes"] for row in ledger.values())
+    assert removed == len(text.encode()) - len(left.encode())
+    assert committed.counts["bytes_in"] - committed.counts["bytes_out"] == removed
+
+
+def test_a_changed_threshold_measures_no_document_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    inputs = annotated(tmp_path, TEXTS[:6], TEXTS[6:])
+    run(Filter(CONFIG, inputs), tmp_path)
+
+    def measured(*_: Any) -> None:
+        raise AssertionError("a document was measured again")
+
+    for place in ("pipeline.annotate.measure", "pipeline.annotate.identify", "pipeline.quality.signals.measure"):
+        monkeypatch.setattr(place, measured)
+    changed = CONFIG.model_copy(update={"gopher_quality": GopherQuality(minimum_words=5)})
+    ref, committed = run(Filter(changed, inputs), tmp_path)
+    assert ref.fingerprint != Filter(CONFIG, inputs).fingerprint()
+    assert committed.counts["read"] == len(TEXTS)
+    assert "gopher_quality.minimum_words" not in {row["rule"] for row in rows(committed, "ledger")}
+
+
+def test_a_category_that_was_not_looked_for_is_refused(tmp_path: Path):
+    inputs = annotated(tmp_path, [PROSE])
+    config = FilterConfig.model_validate({"toxicity": {"blocked_categories": ["adult"], "maximum_bad_words": None}})
+    with pytest.raises(ValueError, match="does not look for 'adult'; it looks for: none"):
+        Filter(config, inputs).units()

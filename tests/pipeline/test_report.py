@@ -241,10 +241,10 @@ def test_the_histograms_count_what_a_query_counts(
 
 
 def test_rules_that_are_off_are_left_out() -> None:
-    config = FilterConfig(
-        language=None, gopher_repetition=None, c4=None, gopher_quality=GopherQuality(minimum_words=None)
-    )
-    limits = filter_limits(config)
+    quality = GopherQuality(minimum_words=None, overrides={"zh": {"minimum_words": 80}})
+    config = FilterConfig(language=None, gopher_repetition=None, c4=None, gopher_quality=quality)
+    assert [limit.rule for limit in filter_limits(config, ["en"])["words"]] == ["gopher_quality.maximum_words"]
+    limits = filter_limits(config, ["en", "zh"])
     assert [limit.rule for limit in limits["words"]] == ["gopher_quality.minimum_words", "gopher_quality.maximum_words"]
     assert limits["words"][0].threshold is None  # off in general, and on for Chinese
     assert "language_score" not in limits

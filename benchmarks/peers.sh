@@ -1,0 +1,17 @@
+#!/bin/sh
+# Makes the environment of the benchmarks' peers that cannot share the project's own.
+#
+#     benchmarks/peers.sh [FOLDER]
+#
+# The folder is the argument, else HEADRACE_PEERS, else .peers; PYTHON names the interpreter to make it with. The
+# benchmarks look for it in HEADRACE_PEERS, else in .peers.
+#
+# datatrove's filters take their words from spaCy's rule-based tokenizers, and from jieba in Chinese: both come whole
+# with their packages, so that nothing is downloaded later. Its MinHash needs xxhash<4, though it does not say so.
+set -eu
+
+folder=${1:-${HEADRACE_PEERS:-.peers}}
+"${PYTHON:-python3}" -m venv "$folder"
+"$folder/bin/python" -m pip install --quiet 'datatrove[processing]==0.10.1' 'xxhash<4' spacy jieba datasketch fasttext-community
+"$folder/bin/python" -c 'import datatrove.pipeline.filters, datasketch, fasttext, jieba, spacy' 
+echo "The peers are in $folder. Where that is not .peers, set HEADRACE_PEERS=$folder."

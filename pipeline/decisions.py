@@ -1,0 +1,132 @@
+"""Named conditions over the signals, in SQL: a recipe's own rules, such as `words > 200 OR language = 'zh'`.
+
+A condition is an expression of DuckDB over one document's signals. What could see other documents, files, the time or
+chance is refused, so that a decision follows from the document alone and is the same on every run.
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from pipeline.quality.rules import Evaluation, did_you_mean
+
+PREFIX: Final = "decisions"
+SOURCE: Final = "the recipe"
+
+_REFUSED_KINDS: Final = {
+    "SUBQUERY": "a query inside the condition",
+    "WINDOW": "a window over documents",
+    "STAR": "*",
+    "PARAMETER": "a parameter",
+    "LAMBDA_REF": "a lambda",
+}
+_lock = threading.Lock()
+
+
+@cache
+def _connection() -> duckdb.DuckDBPyConnection:
+    """A database without tables that can reach no file and no network."""
+    connection = duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": 1})
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+@cache
+def _refused_functions() -> dict[str, str]:
+    rows = _connection().execute("SELECT function_name, function_type, stability FROM duckdb_functions()").fetchall()
+    reasons = {}
+    for name, kind, stability in rows:
+        if kind in ("aggregate", "table", "table_macro", "pragma"):
+            reasons[name] = "looks at more than one document"
+        elif stability in ("VOLATILE", "CONSISTENT_WITHIN_QUERY"):
+            reasons[name] = "may give another answer on another run"
+    return reasons
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, Mapping):
+        if "class" in tree:
+            yield dict(tree)
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, Sequence) and not isinstance(tree, str):
+        for value in tree:
+            yield from _nodes(value)
+
+
+def columns_of(name: str, condition: str) -> list[str]:
+    """The columns that a condition reads, in the order in which it names them.
+
+    Raises ValueError where it is no condition on one document, saying what is wrong.
+    """
+    where = f"{PREFIX}.{name}: {condition!r}"
+    with _lock:
+        ((text,),) = _connection().execute("SELECT json_serialize_sql($1)", [f"SELECT ({condition}\n)"]).fetchall()
+        refused = _refused_functions()
+    parsed = json.loads(text)
+    if parsed["error"]:
+        raise ValueError(f"{where} is no SQL condition: {parsed.get('error_message', 'it cannot be read')}")
+    node = parsed["statements"][0]["node"] if len(parsed["statements"]) == 1 else {}
+    if node.get("type") != "SELECT_NODE" or len(node["select_list"]) != 1 or node["from_table"]["type"] != "EMPTY":
+        raise ValueError(f"{where} must be one condition, such as words > 200")
+    found: dict[str, None] = {}
+    for item in _nodes(node["select_list"]):
+        if item["class"] in _REFUSED_KINDS:
+            raise ValueError(f"{where} holds {_REFUSED_KINDS[item['class']]}; a condition is about one document")
+        if item["class"] == "FUNCTION" and item["function_name"] in refused:
+            raise ValueError(f"{where}: the function {item['function_name']} {refused[item['function_name']]}")
+        if item["class"] == "COLUMN_REF":
+            found[item["column_names"][-1]] = None
+    return [*found]
+
+
+def check_decisions(decisions: Mapping[str, str], schema: pa.Schema) -> None:
+    """Raise ValueError where a condition reads a column that the signals lack, or is not true or false."""
+    for name, condition in decisions.items():
+        for column in columns_of(name, condition):
+            if column not in schema.names:
+                raise ValueError(
+                    f"{PREFIX}.{name}: the signals have no column {column!r}{did_you_mean(column, schema.names)}; "
+                    f"they have: {', '.join(schema.names)}"
+                )
+        nothing = pa.table({field.name: pa.nulls(1, field.type) for field in schema})
+        decide({name: condition}, nothing)
+
+
+def decide(decisions: Mapping[str, str], signals: pa.Table) -> list[Evaluation]:
+    """One evaluation for each condition, value 1 where it holds and 0 where not, with threshold 1.
+
+    Where a condition is null, as over a signal that was not measured, the document stays: the value is NaN.
+    """
+    evaluations = []
+    for name, condition in decisions.items():
+        read = columns_of(name, condition)
+        with _lock:
+            connection = _connection()
+            connection.register("signals", signals.select(read or signals.schema.names[:1]))
+            try:
+                table = connection.sql(f"SELECT ({condition}\n) AS holds FROM signals").to_arrow_table()
+            except duckdb.Error as error:
+                raise ValueError(f"{PREFIX}.{name}: {condition!r}: {error}") from None
+            finally:
+                connection.unregister("signals")
+        if not pa.types.is_boolean(table.schema.field("holds").type):
+            raise ValueError(
+                f"{PREFIX}.{name}: {condition!r} is {table.schema.field('holds').type}, not true or false; "
+                "compare it with something"
+            )
+        holds = table["holds"].combine_chunks()
+        assert len(holds) == signals.num_rows
+        values = holds.cast(pa.int8()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        evaluations.append(
+            Evaluation(
+                f"{PREFIX}.{name}", ", ".join(read), "minimum", values, np.ones(len(values)), f"{SOURCE}: {condition}"
+            )
+        )
+    return evaluations
