@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipeline.quality.rules import Rule, RuleSet, threshold
 from pipeline.stage import StageConfig
-from pipeline.text.records import LINE_FLAGS, LINE_LONGEST, LINE_WORDS, PHRASE_SHIFT, TERMINATED
+from pipeline.text.records import LINE_FLAGS, LINE_LONGEST, LINE_RUNS, PHRASE_SHIFT, TERMINATED
 
 _SOURCE: Final = "Raffel et al. 2020, section 2.2"
 
@@ -41,7 +41,10 @@ class C4Lines(StageConfig):
     """
 
     minimum_words: int | None = Field(
-        default=5, ge=0, description=f"Fewest words of a line; null switches the rule off. Default 5: {_SOURCE}"
+        default=5,
+        ge=0,
+        description="Fewest words of a line: runs between white space, as in the C4 code, and each letter of a script "
+        f"without spaces; null switches the rule off. Default 5: {_SOURCE}",
     )
     maximum_word_length: int | None = Field(
         default=1000,
@@ -112,7 +115,7 @@ def c4_removes(row: NDArray[np.int64], rules: C4Numbers) -> bool:
     """Whether the line of the record `row` (LINE_COLUMNS) goes."""
     flags = row[LINE_FLAGS]
     return (
-        row[LINE_WORDS] < rules.minimum_words
+        row[LINE_RUNS] < rules.minimum_words
         or row[LINE_LONGEST] > rules.maximum_word_length
         or flags & rules.removed_flags != 0
         or flags & rules.required_flags != rules.required_flags

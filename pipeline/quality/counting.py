@@ -34,7 +34,7 @@ from pipeline.text.records import (
 )
 from pipeline.text.repetition import LARGEST, Workspace, count_ngrams, count_repeats
 from pipeline.text.scan import decode, finish, mix
-from pipeline.text.tables import SCRIPTS
+from pipeline.text.tables import SCRIPTS, UNSPACED_SCRIPTS
 
 # Rows of the counts that the kernel fills, one column a document.
 BYTES: Final = 0
@@ -75,6 +75,7 @@ NGRAMS: Final = MARKS + MARK_COUNTS  # + n
 ROWS: Final = NGRAMS + LARGEST + 1
 
 _HAN: Final = SCRIPTS.index("Han")
+_UNSPACED: Final = tuple(number for number, name in enumerate(SCRIPTS) if name in UNSPACED_SCRIPTS)
 _LINE_FEED: Final = 0x0A
 _CARRIAGE_RETURN: Final = 0x0D
 
@@ -183,6 +184,14 @@ def _count_lines(
 
 
 @numba.njit(nogil=True, cache=True)
+def _letters_of(scripts: NDArray[np.int64], wanted: tuple[int, ...]) -> np.int64:
+    total = np.int64(0)
+    for script in wanted:
+        total += scripts[script]
+    return total
+
+
+@numba.njit(nogil=True, cache=True)
 def _main_script(scripts: NDArray[np.int64]) -> np.int64:
     """The script of most letters, the first of several; Common where there are none."""
     most = np.int64(0)
@@ -220,7 +229,8 @@ def count_batch(
         _count_lines(data, start, end, tables, marks, rules, records, verdicts, space, sizes, hashes, found)
         paragraphs = _paragraphs(records, hashes, sizes)
         repeats = count_repeats(hashes, sizes, paragraphs, space)
-        count_ngrams(records.words, records.word_ends, words, space, ngrams)
+        gap = np.int64(2 * _letters_of(records.scripts, _UNSPACED) < words)
+        count_ngrams(records.words, records.word_ends, words, gap, space, ngrams)
         stop_words = np.int64(-1)
         if languages[document] >= 0:
             stop_words = np.int64(0)

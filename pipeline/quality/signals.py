@@ -76,7 +76,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
         _F,
         "characters of whole lines that occurred before / characters other than line feeds",
     ),
-    Signal("fineweb_newline_word_ratio", _F, "line feeds / words"),
+    Signal("fineweb_newline_word_ratio", _F, "line feeds / words and punctuation marks, which are tokens to datatrove"),
     Signal("refinedweb_kept_lines", _N, "lines that the RefinedWeb line rules keep, cut ones included"),
     Signal("refinedweb_removed_lines", _N, "lines that the RefinedWeb line rules remove, of all lines"),
     Signal("refinedweb_cut_lines", _N, "lines that they keep without a phrase"),
@@ -144,7 +144,7 @@ def _columns(counts: NDArray[np.int64]) -> dict[str, pa.Array]:
         "fineweb_duplicate_line_character_fraction": _ratio(
             counts[row.WHOLE_LINE_REPEATS_SIZE], characters - line_feeds
         ),
-        "fineweb_newline_word_ratio": _ratio(line_feeds, words),
+        "fineweb_newline_word_ratio": _ratio(line_feeds, words + marks[PUNCTUATION_COUNT]),
         "refinedweb_kept_lines": counts[row.REFINEDWEB_LINES],
         "refinedweb_removed_lines": by_refinedweb,
         "refinedweb_cut_lines": counts[row.REFINEDWEB_CUTS],

@@ -5,7 +5,8 @@
 - A sentence ends at a terminator ("." and the like, with quotation marks and brackets closed after it) before white
   space, unless a lower-case letter follows, as after "e.g."; at a terminator of a script without spaces ("。"); and
   with its line. It has at least one word.
-- Words are those of `pipeline.text.scan`; a chunk is a run of characters other than white space.
+- Words are those of `pipeline.text.scan`; a run is of characters other than white space, and a chunk is a run with a
+  letter or number in it.
 - Lengths are in characters (code points). The marks and apostrophes of a word belong to its length, passed-over format
   characters do not.
 """
@@ -48,6 +49,7 @@ from pipeline.text.tables import (
     TRAITS,
     UNSPACED,
     WIDE_TERMINATOR,
+    WORD,
 )
 
 # Columns of `lines`.
@@ -58,7 +60,8 @@ LINE_WORDS: Final = 3
 LINE_LONGEST: Final = 4  # longest run of characters without white space and without letters of unspaced scripts
 LINE_SENTENCES: Final = 5
 LINE_FLAGS: Final = 6
-LINE_COLUMNS: Final = 7
+LINE_RUNS: Final = 7  # in scripts without spaces each letter after the first of a run counts as one more
+LINE_COLUMNS: Final = 8
 
 # Bits of LINE_FLAGS; the phrase categories of the lexicon stand above them.
 OPENS_PARAGRAPH: Final = 1
@@ -164,6 +167,7 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
     characters = words = lines = chunks = alphabetic = hash_signs = ellipses = curly = np.int64(0)
     full_stops = full_stops_last = np.int64(0)  # in a row, up to here; up to the last character of the line
     chunk_open = chunk_alphabetic = np.int64(0)
+    run_open = run_unspaced = runs = np.int64(0)
     state = np.int64(NO_WORD)
     word = SEED
     word_length = word_characters = np.int64(0)
@@ -210,7 +214,7 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
             out.scripts[entry >> SCRIPT_SHIFT] += 1
         if trait & SPACE:
             chunk_open = chunk_alphabetic = np.int64(0)
-            run = np.int64(0)
+            run_open = run_unspaced = run = np.int64(0)
             full_stops = np.int64(0)
             if sentence == _TERMINATED:
                 sentence = np.int64(_SPACED)
@@ -229,6 +233,7 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
                     out.lines[lines, LINE_LONGEST] = longest
                     out.lines[lines, LINE_SENTENCES] = sentences + (sentence != _OUTSIDE)
                     out.lines[lines, LINE_FLAGS] = flags
+                    out.lines[lines, LINE_RUNS] = runs
                     out.line_hashes[lines] = finish(line_hash_last)
                     lines += 1
                 new_paragraph = not line_open
@@ -236,7 +241,7 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
                 line_begin = after
                 line_hash = SEED
                 line_first_word = words
-                longest = sentences = flags = phrase = np.int64(0)
+                longest = sentences = flags = phrase = runs = np.int64(0)
                 sentence = np.int64(_OUTSIDE)
         else:
             if not line_open:
@@ -250,12 +255,18 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
             line_end = after
             last_point = point
             last_trait = trait
-            chunks += 1 - chunk_open
-            chunk_open = np.int64(1)
+            runs += 1 - run_open
+            run_open = np.int64(1)
+            unspaced = np.int64(kind == UNSPACED)
+            runs += unspaced & run_unspaced
+            run_unspaced |= unspaced
+            wordlike = np.int64(kind == WORD) | unspaced
+            chunks += wordlike & ~chunk_open
+            chunk_open |= wordlike
             letter = np.int64(trait & ALPHABETIC != 0)
             alphabetic += letter & ~chunk_alphabetic
             chunk_alphabetic |= letter
-            run = np.int64(0) if kind == UNSPACED else run + 1
+            run = np.int64(0) if unspaced else run + 1
             longest = max(longest, run)
             if sentence != _INSIDE or kind == SEPARATOR:
                 if (sentence == _SPACED and not trait & LOWER) or (

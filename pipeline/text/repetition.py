@@ -1,6 +1,7 @@
 """Repeated lines, paragraphs and word n-grams of one document, counted exactly.
 
-Lines, paragraphs and words are compared by 64-bit hashes; n-grams by pairs of positions, which cannot collide.
+Lines, paragraphs, words and pairs of words are compared by 64-bit hashes; longer n-grams by pairs of positions, which
+cannot collide.
 """
 
 from typing import Final, NamedTuple
@@ -92,68 +93,71 @@ def count_ngrams(
     words: NDArray[np.uint64],
     word_ends: NDArray[np.int64],
     count: Int,
+    gap: Int,
     space: Workspace,
     characters: NDArray[np.int64],
 ) -> None:
-    """Characters of words in repeated n-grams, into characters[n] (0 to LARGEST), for documents of `count` words.
+    """Characters in repeated n-grams, into characters[n] (0 to LARGEST), for documents of `count` words.
 
-    For n in TOP_SIZES: of all occurrences of the n-gram that occurs most often, and at least twice; among several, of
-    the longest. For n in DUPLICATE_SIZES: of the n-grams that occurred before, read from the first word to the last and
-    passing over a repeated n-gram as a whole, so that no character counts twice (the reading of datatrove).
+    For n in TOP_SIZES: of all occurrences of the n-gram that occurs most often, the first of several, with `gap`
+    characters (1 or 0) between its words; one that occurs once counts, too. For n in DUPLICATE_SIZES: of the words of
+    n-grams that occurred before, read from the first word to the last and passing over a repeated n-gram as a whole, so
+    that no character counts twice. Both are the readings of datatrove.
 
-    An n-gram can only repeat where both (n - 1)-grams in it do, so each size looks at the survivors of the one before.
+    A 2-gram is known by the hashes of its words. A longer one can only repeat where both (n - 1)-grams in it do, so
+    each size looks at the survivors of the one before, by the positions where those first occurred.
     """
     characters[:] = 0
-    first, counts, active, visited = space.first, space.counts, space.active, space.visited
-    mask = _clear(space.slots, count)
-    for at in range(count):
-        counts[at] = 0
-        first[at] = _first(space.slots, mask, words, at)
-        counts[first[at]] += 1
-    first[count] = -1
-    alive = 0
-    for at in range(count):
-        if counts[first[at]] > 1:
-            active[alive] = at
-            alive += 1
-        else:
-            first[at] = -1
+    for n in TOP_SIZES:
+        if count >= n:
+            characters[n] = word_ends[n] + (n - 1) * gap
+    if count < 2:
+        return
+    keys, first, counts, active, visited = space.keys, space.first, space.counts, space.active, space.visited
+    alive = count - 1
+    for at in range(alive):
+        keys[at] = (words[at] * _SPREAD) ^ words[at + 1]
+        active[at] = at
+    first[alive] = first[count] = -1
     for n in range(2, LARGEST + 1):
-        if alive == 0:
-            return
-        candidates = 0
-        for number in range(alive):
-            at = int(active[number])
-            if first[at + 1] >= 0:  # still that of n - 1, as positions are taken from left to right
-                space.keys[at] = (np.uint64(first[at]) << _32) | np.uint64(first[at + 1])
+        # What survives is written over what was read, without a branch that could not be predicted.
+        candidates = alive
+        if n > 2:
+            candidates = 0
+            for number in range(alive):
+                at = int(active[number])
+                following = first[at + 1]  # still that of n - 1, as positions are taken from left to right
+                keys[at] = (np.uint64(first[at]) << _32) | np.uint64(following & 0x7FFFFFFF)
+                first[at] = -1
                 active[candidates] = at
-                candidates += 1
-            first[at] = -1
+                candidates += following >= 0
+        if candidates == 0:
+            return
         mask = _clear(space.slots, candidates)
-        most = 1
         for number in range(candidates):
             at = int(active[number])
-            origin = _first(space.slots, mask, space.keys, at)
+            origin = _first(space.slots, mask, keys, at)
             first[at] = origin
             if origin == at:
                 counts[at] = 0
                 visited[at] = 0
             counts[origin] += 1
-            if n <= 4 and counts[origin] >= most and counts[origin] > 1:
-                total = counts[origin] * (word_ends[at + n] - word_ends[at])
-                characters[n] = total if counts[origin] > most else max(characters[n], total)
-                most = int(counts[origin])
         alive = 0
         free_from = 0
+        most = 1
         for number in range(candidates):
             at = int(active[number])
             origin = int(first[at])
-            if counts[origin] == 1:
-                first[at] = -1
-                continue
+            repeated = counts[origin] > 1
             active[alive] = at
-            alive += 1
-            if n >= 5 and at >= free_from:
+            alive += repeated
+            if not repeated:
+                first[at] = -1
+            elif n <= 4:
+                if counts[origin] > most:  # positions are taken from left to right: this is the first
+                    most = int(counts[origin])
+                    characters[n] = most * (word_ends[at + n] - word_ends[at] + (n - 1) * gap)
+            elif at >= free_from:
                 if visited[origin]:
                     characters[n] += word_ends[at + n] - word_ends[at]
                     free_from = at + n

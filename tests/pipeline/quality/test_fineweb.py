@@ -34,7 +34,7 @@ def test_whole_lines_end_and_repeat_as_they_stand():
     assert row["lines"] == 5
     assert row["fineweb_terminal_line_fraction"] == pytest.approx(4 / 5)  # not where white space follows
     assert row["fineweb_duplicate_line_character_fraction"] == pytest.approx(13 / (len(text) - 6))
-    assert row["fineweb_newline_word_ratio"] == pytest.approx(6 / 8)
+    assert row["fineweb_newline_word_ratio"] == pytest.approx(6 / (8 + 5))  # words and punctuation marks
 
 
 def test_thirty_characters_are_short():

@@ -118,10 +118,15 @@ def repeats(items: list[str]) -> tuple[int, int]:
 
 
 def top_ngram(found: list[str], n: int) -> int:
-    """Characters of all occurrences of the n-gram that occurs most often, at least twice; the longest of several."""
-    counts = Counter(tuple(found[i : i + n]) for i in range(len(found) - n + 1))
-    most = max(counts.values(), default=0)
-    return 0 if most < 2 else max(most * len("".join(gram)) for gram, count in counts.items() if count == most)
+    """Characters of all occurrences of the commonest n-gram, the first of several, with spaces between its words."""
+    gap = " " if 2 * sum(unspaced(word[0]) for word in found) < len(found) else ""
+    grams = Counter(gap.join(found[i : i + n]) for i in range(len(found) - n + 1))
+    return sum(len(gram) * count for gram, count in grams.most_common(1))
+
+
+def runs(line: str) -> int:
+    """Runs between white space, where each letter of an unspaced script counts."""
+    return sum(max(1, sum(map(unspaced, run))) for run in line.split())
 
 
 def duplicate_ngrams(found: list[str], n: int) -> int:
@@ -165,7 +170,7 @@ def keeps(
     terminal_punctuation: bool = False,
 ) -> bool:
     """Whether the C4 line rules keep a line."""
-    if len(words(line)) < minimum_words or longest_run(line) > maximum_word_length:
+    if runs(line) < minimum_words or longest_run(line) > maximum_word_length:
         return False
     if javascript and has_phrase(line, "javascript"):
         return False
@@ -302,7 +307,7 @@ def looks_like_utf8(data: bytes) -> bool:
 def signals(text: str, stop_words: list[str] | None, refined: Any = None, **rules: Any) -> dict[str, float | None]:
     """Every numeric signal of `pipeline.quality.signals`."""
     found, these, parts = words(text), lines(text), paragraphs(text)
-    chunks, n_chars = text.split(), max(1, len(text))
+    chunks, n_chars = [run for run in text.split() if words(run)], max(1, len(text))
     line_repeats, paragraph_repeats = repeats(these), repeats(parts)
     kept = [line for line in text.split("\n") if line.strip() and keeps(line, **rules)]
     edited, removed, _ = remove_lines(text, **rules)
@@ -342,7 +347,7 @@ def signals(text: str, stop_words: list[str] | None, refined: Any = None, **rule
         "fineweb_terminal_line_fraction": sum(line[-1] in SENTENCE_ENDS for line in whole) / per_line,
         "fineweb_short_line_fraction": sum(len(line) <= 30 for line in whole) / per_line,
         "fineweb_duplicate_line_character_fraction": repeats(whole)[1] / max(1, len(text.replace("\n", ""))),
-        "fineweb_newline_word_ratio": feeds / per_word,
+        "fineweb_newline_word_ratio": feeds / max(1, len(found) + sum(unicodedata.category(c)[0] == "P" for c in text)),
         "refinedweb_kept_lines": len(these) - gone,
         "refinedweb_removed_lines": gone,
         "refinedweb_cut_lines": cuts,

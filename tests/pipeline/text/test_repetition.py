@@ -16,7 +16,7 @@ def test_ngrams(words: list[str]):
     hashes = np.array([VOCABULARY.index(word) for word in words], np.uint64)  # the key 0 is a key like another
     ends = np.cumsum([0, *map(len, words)])
     found = np.full(LARGEST + 1, 99, np.int64)
-    count_ngrams(hashes, ends, len(words), make_workspace(len(words) + 1), found)
+    count_ngrams(hashes, ends, len(words), 1, make_workspace(len(words) + 1), found)
     tops = [reference.top_ngram(words, n) for n in (2, 3, 4)]
     duplicates = [reference.duplicate_ngrams(words, n) for n in range(5, 11)]
     assert found.tolist() == [0, 0, *tops, *duplicates]
@@ -46,7 +46,7 @@ def test_a_long_cycle_counts_every_character_but_the_first_round():
     found = np.zeros(LARGEST + 1, np.int64)
     hashes = np.array([VOCABULARY.index(word) for word in words], np.uint64)
     ends = np.cumsum([0, *map(len, words)])
-    count_ngrams(hashes, ends, len(words), make_workspace(len(words) + 1), found)
+    count_ngrams(hashes, ends, len(words), 1, make_workspace(len(words) + 1), found)
     total = int(ends[-1])
     assert total - found[10] < 3 * 11
     assert found[10] == reference.duplicate_ngrams(words, 10)
