@@ -127,7 +127,9 @@ def _followed(recipe: str, name: str, total: int, done: int) -> Iterator[None]:
     """Keep a Prefect progress artifact true while a stage runs."""
     logger = get_run_logger()
     artifact: UUID = create_progress_artifact(
-        progress=100.0 * done / max(total, 1), key=f"{recipe}-{name}", description=f"Progress of the stage {name}"
+        progress=100.0 * done / max(total, 1),
+        key=artifact_key(recipe, name),
+        description=f"Progress of the stage {name}",
     )  # type: ignore[assignment]
     seen: set[int] = set()
     state = {"shown": time.monotonic()}
@@ -160,6 +162,11 @@ def _followed(recipe: str, name: str, total: int, done: int) -> Iterator[None]:
     show(100.0, force=True)
 
 
+def artifact_key(*parts: str) -> str:
+    """Return a key that Prefect allows: lower-case letters, digits and hyphens."""
+    return "-".join(parts).replace("_", "-")
+
+
 def stage_table(plan: Plan, names: Sequence[str]) -> None:
     """Publish the counts and costs of committed stages as a table artifact."""
     rows = []
@@ -167,7 +174,9 @@ def stage_table(plan: Plan, names: Sequence[str]) -> None:
         committed = plan.refs[name].committed()
         rows.append({"stage": name, **_facts(committed), "fingerprint": committed.fingerprint})
     create_table_artifact(
-        table=rows, key=f"{plan.recipe.name}-{names[-1]}-counts", description=f"What {names[-1]} read, kept and dropped"
+        table=rows,
+        key=artifact_key(plan.recipe.name, names[-1], "counts"),
+        description=f"What {names[-1]} read, kept and dropped",
     )
 
 

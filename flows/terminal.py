@@ -40,7 +40,7 @@ class TerminalProgress:
         if console.is_terminal:
             self._progress = Progress(
                 SpinnerColumn(finished_text="[green]✓"),
-                TextColumn("{task.description:<12}"),
+                TextColumn("{task.description:<16}"),
                 BarColumn(bar_width=28),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[facts]}", style="dim"),
@@ -101,7 +101,7 @@ class TerminalProgress:
         position = f"{done}/{total}" if total is not None and state not in ("committed", "reused") else ""
         parts = [part for part in (word, position, _facts(event)) if part]
         self.console.print(
-            f"[{now - self.started:7.1f} s] {stage:<12} {'  '.join(parts)}",
+            f"[{now - self.started:7.1f} s] {stage:<16} {'  '.join(parts)}",
             markup=False,
             highlight=False,
             soft_wrap=True,

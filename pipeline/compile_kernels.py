@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.annotators import Batch
@@ -17,6 +20,7 @@ from pipeline.decontamination.index import build_index
 from pipeline.decontamination.matching import find
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.signatures import signature_table
+from pipeline.execution import available_cores
 from pipeline.language import identify, load_model, model_path
 from pipeline.perplexity.model import NgramModel
 from pipeline.privacy.config import PrivacyConfig
@@ -26,43 +30,65 @@ from pipeline.quality.signals import measure
 from pipeline.text.scan import word_hashes
 from pipeline.toxicity.word_lists import WordLists, WordListsConfig
 
+LANGUAGES = ["en", "zh"]
 TEXTS = ("The river bends twice before it reaches the mill, and then runs on to a@b.org.", "字")
 
 
-def compile_kernels() -> None:
-    """Run each kernel once on a few bytes."""
-    texts = pa.array(TEXTS, pa.large_string())
-    languages = ["en", "zh"]
-    identify(load_model(model_path(None)), texts)
+def _privacy() -> None:
+    mask(_texts(), PrivacyConfig(), pa.array(LANGUAGES))
+
+
+def _statistics() -> None:
     rules = line_rules(Lines())
-    measure(texts, languages, rules)
-    remove_lines(texts, rules)
-    normalise(texts, None, True)
-    mask(texts, PrivacyConfig(), pa.array(languages))
-    NgramModel.train([word_hashes(texts)]).perplexity(texts)
+    measure(_texts(), LANGUAGES, rules)
+    remove_lines(_texts(), rules)
+
+
+def _models() -> None:
+    identify(load_model(model_path(None)), _texts())
+    normalise(_texts(), None, True)
+    NgramModel.train([word_hashes(_texts())]).perplexity(_texts())
+
+
+def _duplicates() -> None:
     documents = pa.table(
-        {"id": ["0" * 32, "1" * 32], "source": ["a", "a"], "date": pa.nulls(2, pa.string()), "text": texts}
+        {"id": ["0" * 32, "1" * 32], "source": ["a", "a"], "date": pa.nulls(2, pa.string()), "text": _texts()}
     )
     signature_table(documents, DedupConfig())
-    with tempfile.TemporaryDirectory() as folder:
-        _compile_lists(Path(folder), texts)
 
 
-def _compile_lists(folder: Path, texts: pa.LargeStringArray) -> None:
+def _lists() -> None:
     """The kernels that look for lists of words and for evaluation sets, which are read from files."""
-    (folder / "en").write_text("mill\n", encoding="utf-8")
-    table = pa.table({"text": texts, "url": pa.array(["https://a.org/b", None], pa.string())})
-    WordLists(WordListsConfig(path=str(folder))).measure(Batch.of(table, pa.array(["en", "zh"]).to_numpy(False)))
-    (folder / "items.txt").write_text(TEXTS[0], encoding="utf-8")
-    benchmark = BenchmarkConfig(
-        name="a", path=str(folder / "items.txt"), format="lines", fields=["line"], columns=["line"]
-    )
-    config = DecontaminateConfig(benchmarks=[benchmark])
-    _, spans = find(texts, build_index(config), 0.0, None)
-    cut(texts, spans, config.cut)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "en").write_text("mill\n", encoding="utf-8")
+        table = pa.table({"text": _texts(), "url": pa.array(["https://a.org/b", None], pa.string())})
+        languages = np.array(LANGUAGES, np.object_)
+        WordLists(WordListsConfig(path=str(folder))).measure(Batch.of(table, languages))
+        (folder / "items.tsv").write_text(f"text\n{TEXTS[0]}\n", encoding="utf-8")
+        config = DecontaminateConfig(
+            benchmarks=[BenchmarkConfig(name="a", path=str(folder / "items.tsv"), fields=["text"])]
+        )
+        _, spans = find(_texts(), build_index(config), 0.0, None)
+        cut(_texts(), spans, config.cut)
+
+
+def _texts() -> pa.LargeStringArray:
+    return pa.array(TEXTS, pa.large_string())  # type: ignore[return-value]
+
+
+GROUPS = (_privacy, _statistics, _models, _lists, _duplicates)
+"""The slowest first, so that processes end at about the same time."""
+
+
+def compile_kernels(processes: int) -> None:
+    """Run each kernel once on a few bytes."""
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        for done in [pool.submit(group) for group in GROUPS]:
+            done.result()
 
 
 if __name__ == "__main__":
     started = time.perf_counter()
-    compile_kernels()
+    compile_kernels(min(len(GROUPS), available_cores()))
     print(f"kernels compiled in {time.perf_counter() - started:.1f} s")

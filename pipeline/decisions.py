@@ -5,16 +5,18 @@ chance is refused, so that a decision follows from the document alone and is the
 """
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from pipeline.quality.rules import Evaluation, did_you_mean
+
+if TYPE_CHECKING:
+    import duckdb
 
 PREFIX: Final = "decisions"
 SOURCE: Final = "the recipe"
@@ -26,20 +28,24 @@ _REFUSED_KINDS: Final = {
     "PARAMETER": "a parameter",
     "LAMBDA_REF": "a lambda",
 }
-_lock = threading.Lock()
 
 
-@cache
-def _connection() -> duckdb.DuckDBPyConnection:
+@contextmanager
+def _database() -> "Iterator[duckdb.DuckDBPyConnection]":
     """A database without tables that can reach no file and no network."""
-    connection = duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": 1})
-    connection.execute("SET lock_configuration = true")
-    return connection
+    # Imported here: what the module of a config imports lives as long as pydantic's validators, which is beyond the
+    # interpreter's own end, and DuckDB then reports leaks on stderr.
+    import duckdb
+
+    with duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": 1}) as connection:
+        connection.execute("SET lock_configuration = true")
+        yield connection
 
 
 @cache
 def _refused_functions() -> dict[str, str]:
-    rows = _connection().execute("SELECT function_name, function_type, stability FROM duckdb_functions()").fetchall()
+    with _database() as database:
+        rows = database.execute("SELECT function_name, function_type, stability FROM duckdb_functions()").fetchall()
     reasons = {}
     for name, kind, stability in rows:
         if kind in ("aggregate", "table", "table_macro", "pragma"):
@@ -66,9 +72,9 @@ def columns_of(name: str, condition: str) -> list[str]:
     Raises ValueError where it is no condition on one document, saying what is wrong.
     """
     where = f"{PREFIX}.{name}: {condition!r}"
-    with _lock:
-        ((text,),) = _connection().execute("SELECT json_serialize_sql($1)", [f"SELECT ({condition}\n)"]).fetchall()
-        refused = _refused_functions()
+    with _database() as database:
+        ((text,),) = database.execute("SELECT json_serialize_sql($1)", [f"SELECT ({condition}\n)"]).fetchall()
+    refused = _refused_functions()
     parsed = json.loads(text)
     if parsed["error"]:
         raise ValueError(f"{where} is no SQL condition: {parsed.get('error_message', 'it cannot be read')}")
@@ -104,18 +110,17 @@ def decide(decisions: Mapping[str, str], signals: pa.Table) -> list[Evaluation]:
 
     Where a condition is null, as over a signal that was not measured, the document stays: the value is NaN.
     """
+    from duckdb import Error
+
     evaluations = []
     for name, condition in decisions.items():
         read = columns_of(name, condition)
-        with _lock:
-            connection = _connection()
-            connection.register("signals", signals.select(read or signals.schema.names[:1]))
+        with _database() as database:
+            database.register("signals", signals.select(read or signals.schema.names[:1]))
             try:
-                table = connection.sql(f"SELECT ({condition}\n) AS holds FROM signals").to_arrow_table()
-            except duckdb.Error as error:
+                table = database.sql(f"SELECT ({condition}\n) AS holds FROM signals").to_arrow_table()
+            except Error as error:
                 raise ValueError(f"{PREFIX}.{name}: {condition!r}: {error}") from None
-            finally:
-                connection.unregister("signals")
         if not pa.types.is_boolean(table.schema.field("holds").type):
             raise ValueError(
                 f"{PREFIX}.{name}: {condition!r} is {table.schema.field('holds').type}, not true or false; "

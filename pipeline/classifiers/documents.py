@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-import duckdb
 import pyarrow as pa
 
 from pipeline.annotate import batch_rows
@@ -35,6 +34,8 @@ def chosen_documents(
     paths = [file.path for file in documents.files("documents")]
     if not paths:
         return
+    import duckdb  # here, as in pipeline.decisions
+
     with duckdb.connect(config={"threads": 1, "arrow_large_buffer_size": True}) as connection:
         connection.execute("SET enable_progress_bar = false")
         connection.from_parquet(paths).create_view("documents")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,6 +66,8 @@ class Selection:
     """
 
     def __init__(self, path: Path, config: ClassifierConfig, folder: Path) -> None:
+        import duckdb  # here, as in pipeline.decisions
+
         self._connection = duckdb.connect(
             config={
                 "memory_limit": _MEMORY,
