@@ -68,6 +68,7 @@ class Plan:
         """
         record = {
             "recipe": self.recipe.dump(),
+            "given": self.recipe.given(),
             "identity": self.identity,
             "stages": {name: ref.fingerprint for name, ref in self.refs.items()},
             "updated": time.time(),

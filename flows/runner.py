@@ -11,6 +11,7 @@ from uuid import UUID
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from flows.plan import Plan
 from flows.progress import Event, format_quantity, listening, publish
@@ -168,15 +169,15 @@ def artifact_key(*parts: str) -> str:
 
 
 def stage_table(plan: Plan, names: Sequence[str]) -> None:
-    """Publish the counts and costs of committed stages as a table artifact."""
+    """Publish the counts and costs of committed stages as a table artifact, under the name of the flow that runs."""
     rows = []
     for name in names:
         committed = plan.refs[name].committed()
         rows.append({"stage": name, **_facts(committed), "fingerprint": committed.fingerprint})
     create_table_artifact(
         table=rows,
-        key=artifact_key(plan.recipe.name, names[-1], "counts"),
-        description=f"What {names[-1]} read, kept and dropped",
+        key=artifact_key(plan.recipe.name, str(flow_run.flow_name), "counts"),
+        description=f"What {flow_run.flow_name} read, kept and dropped",
     )
 
 

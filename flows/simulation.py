@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -24,7 +25,7 @@ def simulate_recipe(recipe: str | None, workspace: str, overrides: Sequence[str]
     """
     if recipe is None and not (records := read_records(workspace)):
         raise ValueError(f"{workspace} holds no run; run headrace run first, or name a recipe and another --workspace")
-    given = recipe if recipe is not None else records[-1]["recipe"]
+    given = recipe if recipe is not None else records[-1]["given"]
     before = make_plan(given, workspace)
     after = make_plan(given, workspace, overrides)
     for name in _MEASURED:
@@ -61,7 +62,7 @@ def print_simulation(console: Console, outcome: Simulation, workspace: Path) -> 
 
 
 def _rules(outcome: Simulation) -> Table:
-    table = Table(title="Documents that go by each rule", title_justify="left", header_style="bold")
+    table = Table(title="Documents that go by each rule", title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for name in ("rule", "now", "then", "difference"):
         table.add_column(name, justify="left" if name == "rule" else "right")
     for rule in sorted(outcome.rules_before.keys() | outcome.rules_after.keys()):
@@ -72,8 +73,9 @@ def _rules(outcome: Simulation) -> Table:
 
 
 def _sources(outcome: Simulation) -> Table:
-    table = Table(title="By source and language, where something changes", title_justify="left", header_style="bold")
-    columns = ("documents", "stay now", "would stay", "more go", "more stay", "text then")
+    title = "By source and language, where something changes"
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    columns = ("documents", "stay now", "then", "more go", "more stay", "text then")
     for name in ("source", "language", *columns):
         table.add_column(name, justify="right" if name in columns else "left")
     for change in outcome.changes:

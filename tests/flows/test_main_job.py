@@ -15,6 +15,7 @@ from flows.plan import STAGES
 from pipeline.catalog import query
 from pipeline.store import StageRef
 from tests.flows.conftest import Headrace
+from tests.flows.tiny import EMAIL
 
 pytestmark = pytest.mark.server
 
@@ -43,11 +44,13 @@ def test_no_document_is_lost(finished: Path):
     rows = {row["stage"]: row for row in query(finished, "FROM funnel").to_pylist()}
     assert rows["ingest"]["read"] == 158
     assert rows["ingest"]["rejected"] == 2
-    for stage in ("ingest", "deduplicate", "filter", "tokenize"):
+    for stage in ("ingest", "deduplicate", "filter", "privacy", "decontaminate", "tokenize"):
         assert rows[stage]["read"] == rows[stage]["kept"] + rows[stage]["dropped"]
     assert rows["deduplicate"]["read"] == rows["ingest"]["kept"]
     assert rows["filter"]["read"] == rows["deduplicate"]["kept"]
-    assert rows["tokenize"]["read"] == rows["filter"]["kept"]
+    assert rows["privacy"]["read"] == rows["filter"]["kept"]
+    assert rows["decontaminate"]["read"] == rows["privacy"]["kept"]
+    assert rows["tokenize"]["read"] == rows["decontaminate"]["kept"]
     dropped = query(finished, "SELECT count(DISTINCT id) AS n FROM ledger WHERE action = 'dropped'").to_pylist()
     assert dropped[0]["n"] + rows["tokenize"]["kept"] == rows["ingest"]["read"]
 
@@ -64,8 +67,9 @@ def test_prefect_knows_every_stage_and_which_units_its_tasks_worked_on(
     assert artifacts["tiny-ingest"]["type"] == "progress"
     assert artifacts["tiny-ingest"]["data"] == 100.0
     table = json.loads(artifacts["tiny-filter-counts"]["data"])
-    assert [row["stage"] for row in table] == ["annotate", "filter"]
-    assert table[1]["dropped"] == 2
+    curated = ["annotate", "classify", "perplexity_model", "perplexity", "filter", "privacy", "overlaps"]
+    assert [row["stage"] for row in table] == [*curated, "decontaminate"]
+    assert table[4]["dropped"] == 2
 
 
 def test_mlflow_holds_the_run_its_dataset_metrics_checkpoints_and_the_model(finished: Path):
@@ -128,7 +132,67 @@ def test_a_changed_threshold_redoes_only_what_follows_it(finished: Path, tiny_re
     from flows.plan import make_plan
 
     plan = make_plan(str(tiny_recipe), str(finished), ["filter.gopher_quality.minimum_words=60"])
-    assert plan.missing == ["filter", "tokenizer", "tokenize", "train", "evaluate"]
+    assert plan.missing == list(STAGES[STAGES.index("filter") :])
+
+
+def test_personal_data_and_evaluation_items_are_gone(finished: Path):
+    assert query(
+        finished, "SELECT count(*) AS n FROM ingested WHERE contains(text, $$" + EMAIL + "$$)"
+    ).to_pylist() == [{"n": 1}]
+    (masked,) = query(finished, "SELECT * FROM ledger WHERE stage = 'privacy'").to_pylist()
+    assert (masked["rule"], masked["detail"], masked["source"]) == ("privacy.masked", '{"email": 1}', "notes")
+    (text,) = query(finished, f"SELECT text FROM documents WHERE id = '{masked['id']}'").to_pylist()
+    assert EMAIL not in text["text"]
+    assert "The writer answers letters to <EMAIL> within a week." in text["text"]
+    for path in (finished / "store").glob("*/*/ledger/*.parquet"):
+        assert EMAIL.encode() not in path.read_bytes()
+    (quiz,) = query(finished, "FROM benchmarks WHERE benchmark = 'quiz'").to_pylist()
+    assert (quiz["benchmark"], quiz["items"], quiz["found"], quiz["documents"]) == ("quiz", 2, 1, 1)
+    (match,) = query(finished, "FROM contamination").to_pylist()
+    (held,) = query(finished, f"SELECT text FROM ingested WHERE id = '{match['id']}'").to_pylist()
+    (left,) = query(finished, f"SELECT text FROM documents WHERE id = '{match['id']}'").to_pylist()
+    spotted = held["text"].encode()[match["begin"] : match["end"]].decode()
+    assert spotted not in left["text"]
+    assert len(left["text"]) > 200
+
+
+def test_scores_are_marked_where_the_corpus_was_not_cleaned_of_their_set(finished: Path):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished / 'mlflow.db'}")
+    (experiment,) = [item for item in client.search_experiments() if item.name == "headrace"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.tags["headrace.contamination.templates"].startswith("WARNING: the corpus was not cleaned of")
+    assert run.data.tags["headrace.contamination.quiz_pairs"] == (
+        "cleaned: 0 of 1 items that can be looked for were found (rule gpt3) and removed"
+    )
+    assert run.data.metrics["evaluation/cleaned/templates"] == 0
+    assert run.data.metrics["evaluation/cleaned/quiz_pairs"] == 1
+    assert "evaluation/minimal_pairs/accuracy/quiz_pairs" in run.data.metrics
+
+
+def test_a_simulation_writes_nothing_and_needs_no_recipe(finished: Path, tiny_recipe: Path, headrace: Headrace):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    change = ("--set", "filter.gopher_quality.minimum_words=160", "-w", str(finished))
+    found = json.loads(headrace("simulate", *change, "--json").stdout)
+    assert found == json.loads(headrace("simulate", str(tiny_recipe), *change, "--json").stdout)
+    assert found["measured_documents"] == 0
+    assert found["documents"] == 156
+    dropped = sum(change["newly_dropped"] for change in found["changes"])
+    counted = query(
+        finished,
+        "SELECT count(*) AS n FROM signals WHERE words < 160 AND language NOT IN ('zh', 'und') "
+        "AND id NOT IN (SELECT id FROM ledger WHERE stage = 'filter' AND action = 'dropped')",
+    ).to_pylist()
+    assert dropped == counted[0]["n"] > 0
+    told = headrace("simulate", *change)
+    assert told.returncode == 0, told.stderr
+    assert "gopher_quality.minimum_words" in told.stdout
+    assert "No document was measured again" in told.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    wrong = headrace("simulate", "--set", "annotate.language_bytes=512", "-w", str(finished))
+    assert wrong.returncode == 2
+    assert "changes what the stage 'annotate' writes" in wrong.stderr.replace("\n", " ")
 
 
 def test_funnel_query_and_explain(finished: Path, headrace: Headrace):

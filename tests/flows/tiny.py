@@ -103,6 +103,11 @@ def write_corpus(folder: Path, documents: int = 60, seed: int = 1) -> None:
         english[5].partition(".")[0],
         "No page of this corpus holds the sentence that this item asks a model about.",
     ]
+    pair = {
+        "sentence_good": "The painter near the old bridges has never slept while the judges of the valley argued.",
+        "sentence_bad": "The painter near the old bridges have never slept while the judges of the valley argued.",
+    }
+    (folder / "quiz_pairs.jsonl").write_text(json.dumps(pair) + "\n", encoding="utf-8")
     (folder / "quiz.jsonl").write_text(
         "".join(json.dumps({"question": item}) + "\n" for item in items), encoding="utf-8"
     )
@@ -129,7 +134,10 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
         },
         "privacy": {},
         "decontaminate": {
-            "benchmarks": [{"name": "quiz", "path": str(folder / "quiz.jsonl"), "fields": ["question"]}],
+            "benchmarks": [
+                {"name": "quiz", "path": str(folder / "quiz.jsonl"), "fields": ["question"]},
+                {"name": "pairs", "path": str(folder / "quiz_pairs.jsonl"), "fields": ["sentence_good"]},
+            ],
             "gpt3": {"maximum_documents": 10},
         },
         "tokenizer": {"vocabulary_size": 512, "validation_fraction": 0.1},
@@ -144,7 +152,12 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
                 "checkpoint_every": 10,
             },
         },
-        "evaluate": {"pairs_per_phenomenon": 4, "prompts": ["The river"], "sample_tokens": 8},
+        "evaluate": {
+            "minimal_pairs": ["templates:en", str(folder / "quiz_pairs.jsonl")],
+            "pairs_per_phenomenon": 4,
+            "prompts": ["The river"],
+            "sample_tokens": 8,
+        },
         "execution": {"workers": 2, "tasks_per_stage": 2},
     }
     values.update(changes)
