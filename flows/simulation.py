@@ -75,7 +75,7 @@ def _rules(outcome: Simulation) -> Table:
 def _sources(outcome: Simulation) -> Table:
     title = "By source and language, where something changes"
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    columns = ("documents", "stay now", "then", "more go", "more stay", "text then")
+    columns = ("all", "stay now", "then", "more go", "more stay", "text then")
     for name in ("source", "language", *columns):
         table.add_column(name, justify="right" if name in columns else "left")
     for change in outcome.changes:

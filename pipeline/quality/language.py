@@ -13,7 +13,7 @@ _FINEWEB = "Penedo et al. 2024 (FineWeb), section 3.3"
 
 
 class LanguageRules(RuleSet):
-    """Rules over the document's likeliest language and its score."""
+    """Rules over the document's likeliest language, its score, and the two checks of it."""
 
     prefix: ClassVar[str] = "language"
 
@@ -23,6 +23,12 @@ class LanguageRules(RuleSet):
         description="Codes of the languages that stay, such as [en, zh]; null: all of them",
     )
     minimum_score: float | None = threshold(0.65, "minimum", "language_score", _FINEWEB)
+    maximum_other_language_fraction: float | None = threshold(
+        None, "maximum", "other_language_fraction", "none is published: documents that mix languages stay"
+    )
+    minimum_script_fraction: float | None = threshold(
+        None, "minimum", "language_script_fraction", "none is published: letters of another script than the language's"
+    )
 
     def evaluate(self, signals: pa.Table) -> list[Evaluation]:
         """`language.allowed` first: value 1 for an allowed language, 0 for another."""

@@ -23,6 +23,8 @@ LARGE_COUNT = 60
 
 DESCRIPTIONS = {
     "language_score": "probability that fastText gives the likeliest language",
+    "other_language_fraction": "share of the text read that is in another language, by pieces",
+    "language_script_fraction": "share of the letters that are in a script of the language",
     **{signal.name: signal.description for signal in SIGNALS},
 }
 WHOLE = {signal.name for signal in SIGNALS if pa.types.is_integer(signal.type)} | {"bad_words", "url_bad_words"}

@@ -301,3 +301,25 @@ def test_a_category_that_was_not_looked_for_is_refused(tmp_path: Path):
     config = FilterConfig.model_validate({"toxicity": {"blocked_categories": ["adult"], "maximum_bad_words": None}})
     with pytest.raises(ValueError, match="does not look for 'adult'; it looks for: none"):
         Filter(config, inputs).units()
+
+
+def test_mixed_documents_and_foreign_scripts_can_go(tmp_path: Path):
+    inputs = annotated(tmp_path, [PROSE * 4, PROSE * 3 + CHINESE * 3])
+    config = FilterConfig.model_validate(
+        {
+            **dict.fromkeys(("gopher_quality", "gopher_repetition", "c4")),
+            "language": {"minimum_score": None, "maximum_other_language_fraction": 0.2},
+        }
+    )
+    _, committed = run(Filter(config, inputs), tmp_path)
+    (row,) = rows(committed, "ledger")
+    assert row["rule"] == "language.maximum_other_language_fraction"
+    assert 0.2 < row["value"] < 0.8
+    script = FilterConfig.model_validate(
+        {
+            **dict.fromkeys(("gopher_quality", "gopher_repetition", "c4")),
+            "language": {"minimum_score": None, "minimum_script_fraction": 0.9},
+        }
+    )
+    _, committed = run(Filter(script, inputs), tmp_path)
+    assert [row["rule"] for row in rows(committed, "ledger")] == ["language.minimum_script_fraction"]

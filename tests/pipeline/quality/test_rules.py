@@ -49,7 +49,9 @@ def test_published_thresholds():
 
 @pytest.mark.parametrize("rules", SETS)
 def test_every_rule_names_a_signal_its_config_field_and_its_source(rules: type[RuleSet]):
-    signals = {signal.name for signal in SIGNALS} | {"language_score"}
+    signals = {signal.name for signal in SIGNALS} | {
+        *("language_score", "other_language_fraction", "language_script_fraction")
+    }
     for rule in rules().rules():
         prefix, _, field = rule.name.partition(".")
         assert prefix == rules.prefix
@@ -123,7 +125,8 @@ def signals(**columns: list[Any]) -> pa.Table:
     length = max(map(len, columns.values()))
     names = [signal.name for signal in SIGNALS]
     defaults: dict[str, Any] = {name: pa.nulls(length, pa.float64()) for name in names}
-    return pa.table({"language": ["en"] * length, "language_score": [1.0] * length, **defaults, **columns})
+    checks = {"other_language_fraction": [0.0] * length, "language_script_fraction": [1.0] * length}
+    return pa.table({"language": ["en"] * length, "language_score": [1.0] * length, **checks, **defaults, **columns})
 
 
 def test_values_at_the_threshold_pass_nulls_do_not_apply_and_languages_have_their_own():
@@ -158,7 +161,8 @@ def test_a_missing_signal_is_named():
 def test_language_rules():
     table = signals(language=["en", "fr", "zh", "en"], language_score=[0.9, 0.99, 0.5, 0.6])
     rules = LanguageRules(allowed=["en", "zh"], overrides={"zh": {"minimum_score": 0.4}})
-    allowed, score = rules.evaluate(table)
+    allowed, score, mixed, script = rules.evaluate(table)
+    assert not (mixed.failed | script.failed).any()  # off by default
     assert allowed.rule == "language.allowed"
     assert allowed.failed.tolist() == [False, True, False, False]
     assert score.failed.tolist() == [False, False, False, True]
