@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.language import Languages, identify, load_model, model_path, pieces, scripts_of
+from pipeline.quality.gopher import GopherQuality
 from pipeline.text.arrow import utf8_view
 from pipeline.text.tables import SCRIPTS
+from tests.pipeline.fasttext_models import train_fasttext
 from tests.pipeline.lid import LID, needs_lid
 from tests.pipeline.text.strategies import arrays, texts
 
@@ -189,3 +191,17 @@ def test_the_configured_model_is_taken(tmp_path: Path):
     assert model_path(str(tmp_path / "some.bin")) == tmp_path / "some.bin"
     with pytest.raises(ValueError, match="no language identification model"):
         model_path(str(tmp_path / "other.bin"))
+
+
+def test_a_model_with_the_labels_of_glotlid(tmp_path: Path):
+    path = train_fasttext(tmp_path / "model.bin", dim=8, loss="softmax")
+    renamed = {b"cold": b"eng_Latn", b"hot": b"cmn_Hani", b"wet": b"rus_Cyrl"}
+    content = path.read_bytes()
+    for old, new in renamed.items():
+        content = content.replace(b"__label__" + old + b"\0", b"__label__" + new + b"\0")
+    path.write_bytes(content)
+    found = identify(load_model(path), pa.array(["snow ice frost", "sun fire 火 夏 夏", "rain море море море"]))
+    assert found.codes[0].tolist() == ["eng_Latn", "cmn_Hani", "rus_Cyrl"]
+    assert found.script_fraction.tolist() == [1.0, pytest.approx(3 / 10), pytest.approx(12 / 16)]
+    zh = GopherQuality().rules("cmn_Hani")
+    assert {rule.name: rule.threshold for rule in zh}["gopher_quality.minimum_words"] == 80
