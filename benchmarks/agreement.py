@@ -44,6 +44,7 @@ OWN: Final = ("c4.minimum_kept_lines",)  # a rule that datatrove does not have
 # datatrove counts each punctuation mark as a word without a letter in this rule (and not where it counts words).
 PUNCTUATION: Final = "gopher_quality.minimum_alphabetic_word_fraction"
 ASIDE: Final = "alphabetic_word_fraction, punctuation aside"
+COUNTED: Final = "alphabetic_token_fraction"  # our signal that counts them, too; FineWeb-2's thresholds are over it
 # Chinese n-grams are of characters here and of words there: the pairs that the overrides of the thresholds speak of.
 CHINESE: Final = {
     "top_3_gram_character_fraction": "top_2_gram_character_fraction",
@@ -129,20 +130,22 @@ def compare_documents(documents: Sequence[Text], peer: Sequence[dict[str, Any]])
             other = CHINESE[evaluation.signal]
             values = np.where(chinese, _column(peer, other), values)
             limits[chinese] = published[f"gopher_repetition.maximum_{other}"]
-        sides = [("", values)]
+        mine = evaluation.values
+        sides = [("", values, mine)]
         if evaluation.rule == PUNCTUATION:
-            sides.append((", punctuation aside", _column(peer, ASIDE)))
+            sides.append((", punctuation aside", _column(peer, ASIDE), mine))
+            sides.append((", punctuation counted", values, float_column(signals, COUNTED)))
         measured = ~np.isnan(evaluation.thresholds) & ~np.isnan(evaluation.values)
         for group, chosen in (("", ~chinese), (CHINESE_SUFFIX, chinese)):
             rows = np.flatnonzero(chosen & measured)
-            for name, theirs in sides if len(rows) else ():
+            for name, theirs, mine in sides if len(rows) else ():
                 found.append(
                     Comparison(
                         evaluation.rule + name + group,
                         any(part in evaluation.signal for part in WORD_SIGNALS),
-                        evaluation.failed[rows],
+                        _fails(evaluation.bound, mine[rows], evaluation.thresholds[rows]),
                         _fails(evaluation.bound, theirs[rows], limits[rows]),
-                        evaluation.values[rows],
+                        mine[rows],
                         theirs[rows],
                         [documents[int(row)] for row in rows],
                         long[rows],

@@ -116,7 +116,7 @@ class PerplexityModel(Stage[PerplexityModelConfig]):
             for row in mine.group_by("language").aggregate([("words", "sum")]).to_pylist():
                 words[row["language"]] = words.get(row["language"], 0) + row["words_sum"]
         missing = sorted(set(self.config.sources) - seen)
-        if missing:
+        if missing and seen:  # of an empty corpus the stages that follow tell
             raise ValueError(
                 f"perplexity_model.sources: no document is of source {', '.join(map(repr, missing))}; "
                 f"the sources are: {', '.join(sorted(seen)) or 'none'}"

@@ -13,6 +13,7 @@ from pipeline.quality.lines import BY_C4, BY_REFINEDWEB, LineRules, Verdicts, ju
 from pipeline.quality.refinedweb import last_start
 from pipeline.text.records import (
     ALPHABETIC_CHUNKS,
+    ALPHABETIC_WORDS,
     CHARACTERS,
     CHUNKS,
     CURLY_BRACKETS,
@@ -70,7 +71,8 @@ REFINEDWEB_LINES: Final = 29  # that stay
 REFINEDWEB_CUTS: Final = 30
 REFINEDWEB_BYTES: Final = 31
 REFINEDWEB_WORDS: Final = 32  # that go
-MARKS: Final = 33  # + the entry of the counts of marks
+ALL_ALPHABETIC_WORDS: Final = 33
+MARKS: Final = 34  # + the entry of the counts of marks
 NGRAMS: Final = MARKS + MARK_COUNTS  # + n
 ROWS: Final = NGRAMS + LARGEST + 1
 
@@ -244,6 +246,7 @@ def count_batch(
         found[PARAGRAPHS] = paragraphs
         found[ALL_CHUNKS] = counters[CHUNKS]
         found[ALPHABETIC] = counters[ALPHABETIC_CHUNKS]
+        found[ALL_ALPHABETIC_WORDS] = counters[ALPHABETIC_WORDS]
         found[ALL_HASH_SIGNS] = counters[HASH_SIGNS]
         found[ALL_ELLIPSES] = counters[ELLIPSES]
         found[STOP_WORDS] = stop_words

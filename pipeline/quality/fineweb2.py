@@ -30,7 +30,7 @@ _COLUMNS: Final = {
     "new_line_ratio": "maximum_newline_word_ratio",
     "min_avg_word_length": "minimum_mean_word_length*",
     "max_avg_word_length": "maximum_mean_word_length*",
-    "max_non_alpha_words_ratio": "minimum_alphabetic_word_fraction*",  # its name says the opposite of what it does
+    "max_non_alpha_words_ratio": "minimum_alphabetic_token_fraction*",  # its name says the opposite of what it does
     **{f"top_{n}": f"maximum_top_{n}_gram_character_fraction" for n in (2, 3, 4)},
     **{f"dup_{n}": f"maximum_duplicate_{n}_gram_character_fraction" for n in range(5, 11)},
 }
@@ -117,7 +117,7 @@ class FineWeb2(RuleSet):
     maximum_ellipsis_to_word_ratio: float | None = threshold(0.1, "maximum", "ellipsis_to_word_ratio", _SOURCE)
     maximum_bullet_line_fraction: float | None = threshold(0.9, "maximum", "bullet_line_fraction", _SOURCE)
     maximum_ellipsis_line_fraction: float | None = threshold(0.3, "maximum", "ellipsis_line_fraction", _SOURCE)
-    minimum_alphabetic_word_fraction: float | None = threshold(0.8, "minimum", "alphabetic_word_fraction", _ENGLISH)
+    minimum_alphabetic_token_fraction: float | None = threshold(0.8, "minimum", "alphabetic_token_fraction", _ENGLISH)
     minimum_stop_words: float | None = threshold(2, "minimum", "stop_words", _SOURCE)
 
     @classmethod

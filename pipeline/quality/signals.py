@@ -49,7 +49,14 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal("ellipsis_to_word_ratio", _F, "ellipses (U+2026, or three full stops) / words"),
     Signal("bullet_line_fraction", _F, "lines that start with a bullet point / lines"),
     Signal("ellipsis_line_fraction", _F, "lines that end in an ellipsis / lines"),
-    Signal("alphabetic_word_fraction", _F, "runs between white space with a letter / runs between white space"),
+    Signal(
+        "alphabetic_word_fraction", _F, "runs between white space with a letter / such runs with a letter or number"
+    ),
+    Signal(
+        "alphabetic_token_fraction",
+        _F,
+        "words with a letter / words and punctuation marks, which are tokens to datatrove",
+    ),
     Signal("stop_words", pa.int32(), "different stop words of the document's language; null: it has no list"),
     Signal("duplicate_line_fraction", _F, "lines that occurred before / lines"),
     Signal("duplicate_line_character_fraction", _F, "characters of lines that occurred before / characters"),
@@ -126,6 +133,7 @@ def _columns(counts: NDArray[np.int64]) -> dict[str, pa.Array]:
         "bullet_line_fraction": _ratio(counts[row.BULLET_LINES], lines),
         "ellipsis_line_fraction": _ratio(counts[row.ELLIPSIS_LINES], lines),
         "alphabetic_word_fraction": _ratio(counts[row.ALPHABETIC], counts[row.ALL_CHUNKS]),
+        "alphabetic_token_fraction": _ratio(counts[row.ALL_ALPHABETIC_WORDS], words + marks[PUNCTUATION_COUNT]),
         "stop_words": pa.array(stop_words, pa.int32(), mask=stop_words < 0),
         "duplicate_line_fraction": _ratio(counts[row.LINE_REPEATS], lines),
         "duplicate_line_character_fraction": _ratio(counts[row.LINE_REPEATS_SIZE], characters),

@@ -79,7 +79,8 @@ ALPHABETIC_CHUNKS: Final = 4
 HASH_SIGNS: Final = 5
 ELLIPSES: Final = 6  # U+2026, and three full stops in a row
 CURLY_BRACKETS: Final = 7  # opening ones
-COUNTERS: Final = 8
+ALPHABETIC_WORDS: Final = 8
+COUNTERS: Final = 9
 
 # Sentence states.
 _OUTSIDE: Final = 0
@@ -170,7 +171,7 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
     run_open = run_unspaced = runs = np.int64(0)
     state = np.int64(NO_WORD)
     word = SEED
-    word_length = word_characters = np.int64(0)
+    word_length = word_characters = word_alphabetic = alphabetic_words = np.int64(0)
     out.word_ends[0] = 0
     phrase = np.int64(0)
     new_paragraph = True
@@ -198,6 +199,8 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
             word_characters += word_length
             out.words[words] = value
             words += 1
+            alphabetic_words += word_alphabetic
+            word_alphabetic = np.int64(0)
             out.word_ends[words] = word_characters
             slot = _find(tables.hashes, value)
             out.seen[tables.listed[slot]] = 1
@@ -264,6 +267,7 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
             chunks += wordlike & ~chunk_open
             chunk_open |= wordlike
             letter = np.int64(trait & ALPHABETIC != 0)
+            word_alphabetic |= letter & np.int64(action & EXTENDS != 0)
             alphabetic += letter & ~chunk_alphabetic
             chunk_alphabetic |= letter
             run = np.int64(0) if unspaced else run + 1
@@ -319,3 +323,4 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
     out.counters[HASH_SIGNS] = hash_signs
     out.counters[ELLIPSES] = ellipses
     out.counters[CURLY_BRACKETS] = curly
+    out.counters[ALPHABETIC_WORDS] = alphabetic_words

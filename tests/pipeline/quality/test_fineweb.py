@@ -71,7 +71,7 @@ def test_fineweb2_of_french():
     assert found["maximum_duplicate_line_character_fraction"] == 0.1
     assert found["maximum_newline_word_ratio"] == 0.185
     assert (found["minimum_mean_word_length"], found["maximum_mean_word_length"]) == (2, 11)
-    assert found["minimum_alphabetic_word_fraction"] == 0.812
+    assert found["minimum_alphabetic_token_fraction"] == 0.812
     assert (found["minimum_words"], found["maximum_words"], found["minimum_stop_words"]) == (50, 100_000, 2)
 
 

@@ -331,6 +331,8 @@ def signals(text: str, stop_words: list[str] | None, refined: Any = None, **rule
         "bullet_line_fraction": sum(line[0] in BULLETS for line in these) / per_line,
         "ellipsis_line_fraction": sum(map(ends_in_ellipsis, these)) / per_line,
         "alphabetic_word_fraction": sum(any(c.isalpha() for c in chunk) for chunk in chunks) / max(1, len(chunks)),
+        "alphabetic_token_fraction": sum(any(c.isalpha() for c in word) for word in found)
+        / max(1, len(found) + sum(unicodedata.category(c)[0] == "P" for c in text)),
         "stop_words": None if stop_words is None else len({*found} & {*stop_words}),
         "duplicate_line_fraction": line_repeats[0] / per_line,
         "duplicate_line_character_fraction": line_repeats[1] / n_chars,
