@@ -21,6 +21,7 @@ from pipeline.text.records import (
     HAS_BULLET,
     HAS_ELLIPSIS,
     HASH_SIGNS,
+    INNER_MARKS,
     LINE_BEGIN,
     LINE_CHARACTERS,
     LINE_END,
@@ -72,7 +73,8 @@ REFINEDWEB_CUTS: Final = 30
 REFINEDWEB_BYTES: Final = 31
 REFINEDWEB_WORDS: Final = 32  # that go
 ALL_ALPHABETIC_WORDS: Final = 33
-MARKS: Final = 34  # + the entry of the counts of marks
+ALL_INNER_MARKS: Final = 34
+MARKS: Final = 35  # + the entry of the counts of marks
 NGRAMS: Final = MARKS + MARK_COUNTS  # + n
 ROWS: Final = NGRAMS + LARGEST + 1
 
@@ -247,6 +249,7 @@ def count_batch(
         found[ALL_CHUNKS] = counters[CHUNKS]
         found[ALPHABETIC] = counters[ALPHABETIC_CHUNKS]
         found[ALL_ALPHABETIC_WORDS] = counters[ALPHABETIC_WORDS]
+        found[ALL_INNER_MARKS] = counters[INNER_MARKS]
         found[ALL_HASH_SIGNS] = counters[HASH_SIGNS]
         found[ALL_ELLIPSES] = counters[ELLIPSES]
         found[STOP_WORDS] = stop_words

@@ -55,7 +55,7 @@ SIGNALS: Final[tuple[Signal, ...]] = (
     Signal(
         "alphabetic_token_fraction",
         _F,
-        "words with a letter / words and punctuation marks, which are tokens to datatrove",
+        "words with a letter / words and punctuation marks, which are tokens to datatrove, but . _ ' inside names",
     ),
     Signal("stop_words", pa.int32(), "different stop words of the document's language; null: it has no list"),
     Signal("duplicate_line_fraction", _F, "lines that occurred before / lines"),
@@ -133,7 +133,9 @@ def _columns(counts: NDArray[np.int64]) -> dict[str, pa.Array]:
         "bullet_line_fraction": _ratio(counts[row.BULLET_LINES], lines),
         "ellipsis_line_fraction": _ratio(counts[row.ELLIPSIS_LINES], lines),
         "alphabetic_word_fraction": _ratio(counts[row.ALPHABETIC], counts[row.ALL_CHUNKS]),
-        "alphabetic_token_fraction": _ratio(counts[row.ALL_ALPHABETIC_WORDS], words + marks[PUNCTUATION_COUNT]),
+        "alphabetic_token_fraction": _ratio(
+            counts[row.ALL_ALPHABETIC_WORDS], words + marks[PUNCTUATION_COUNT] - counts[row.ALL_INNER_MARKS]
+        ),
         "stop_words": pa.array(stop_words, pa.int32(), mask=stop_words < 0),
         "duplicate_line_fraction": _ratio(counts[row.LINE_REPEATS], lines),
         "duplicate_line_character_fraction": _ratio(counts[row.LINE_REPEATS_SIZE], characters),

@@ -80,7 +80,8 @@ HASH_SIGNS: Final = 5
 ELLIPSES: Final = 6  # U+2026, and three full stops in a row
 CURLY_BRACKETS: Final = 7  # opening ones
 ALPHABETIC_WORDS: Final = 8
-COUNTERS: Final = 9
+INNER_MARKS: Final = 9  # . _ and ' between two ASCII letters or digits, as in names and contractions
+COUNTERS: Final = 10
 
 # Sentence states.
 _OUTSIDE: Final = 0
@@ -92,6 +93,8 @@ _WIDE: Final = 4  # ended by a wide terminator: over with the next character tha
 LATIN: Final = SCRIPTS.index("Latin")
 _LINE_FEED: Final = 0x0A
 _FULL_STOP: Final = 0x2E
+_LOW_LINE: Final = 0x5F
+_APOSTROPHE: Final = 0x27
 _HASH_SIGN: Final = 0x23
 _CURLY_BRACKET: Final = 0x7B
 _ELLIPSIS: Final = 0x2026
@@ -160,6 +163,12 @@ def _find(hashes: NDArray[np.uint64], word: np.uint64) -> np.int64:
     return np.int64(slot)
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _is_ascii_word(byte: np.uint8) -> np.int64:
+    letter = np.int64(97) <= (np.int64(byte) | 0x20) <= np.int64(122)
+    return np.int64(letter or np.int64(48) <= np.int64(byte) <= np.int64(57))
+
+
 @numba.njit(nogil=True, cache=True)
 def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, tables: ScanTables, out: Records) -> None:
     """Fill `out` from the text data[start:end]."""
@@ -171,7 +180,7 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
     run_open = run_unspaced = runs = np.int64(0)
     state = np.int64(NO_WORD)
     word = SEED
-    word_length = word_characters = word_alphabetic = alphabetic_words = np.int64(0)
+    word_length = word_characters = word_alphabetic = alphabetic_words = inner_marks = np.int64(0)
     out.word_ends[0] = 0
     phrase = np.int64(0)
     new_paragraph = True
@@ -268,6 +277,8 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
             chunk_open |= wordlike
             letter = np.int64(trait & ALPHABETIC != 0)
             word_alphabetic |= letter & np.int64(action & EXTENDS != 0)
+            if point in (_FULL_STOP, _LOW_LINE, _APOSTROPHE) and start < at and after < end:
+                inner_marks += _is_ascii_word(data[at - 1]) & _is_ascii_word(data[after])
             alphabetic += letter & ~chunk_alphabetic
             chunk_alphabetic |= letter
             run = np.int64(0) if unspaced else run + 1
@@ -324,3 +335,4 @@ def scan_document(data: NDArray[np.uint8], start: np.int64, end: np.int64, table
     out.counters[ELLIPSES] = ellipses
     out.counters[CURLY_BRACKETS] = curly
     out.counters[ALPHABETIC_WORDS] = alphabetic_words
+    out.counters[INNER_MARKS] = inner_marks

@@ -475,6 +475,27 @@ def test_a_tracker_that_is_down_stops_and_slows_nothing(
     assert not sender.is_done()
 
 
+def test_a_kill_while_the_database_is_made_leaves_none_that_is_half_made(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from training.tracking.location import Location; "
+        "from training.tracking.tracker import Tracker; "
+        "Tracker(Location(f'sqlite:///{sys.argv[1]}', Path(sys.argv[2])))"
+    )
+    database = tmp_path / "mlflow.db"
+    command = [sys.executable, "-c", code, str(database), str(tmp_path / "mlruns")]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".mlflow.db.*/mlflow.db")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "it was made before it could be killed"
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not database.exists()
+    assert Tracker(Location(f"sqlite:///{database}", tmp_path / "mlruns")).open_run("e", "n", "f", {}).run_id
+    assert database.exists()
+
+
 def test_a_database_in_an_unwritable_place_is_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")

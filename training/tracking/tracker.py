@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,24 @@ _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)
 _REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
 
 
+def _make_database(path: Path, artifact_root: Path | None) -> None:
+    """Make MLflow's SQLite file where there is none, in one step.
+
+    MLflow makes its tables one by one in place, and cannot mend a file that a killed process left half made.
+    """
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        fresh = Path(folder, path.name)
+        root = artifact_root or path.parent / "mlruns"
+        SqlAlchemyStore(f"sqlite:///{fresh}", root.as_uri()).engine.dispose()
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(fresh, path)
+
+
 class RunGone(Exception):
     """The tracker no longer has the run that the state names."""
 
@@ -37,7 +57,7 @@ class Tracker:
         from mlflow import MlflowClient, entities
 
         if location.tracking_uri.startswith("sqlite:///"):
-            Path(location.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            _make_database(Path(location.tracking_uri.removeprefix("sqlite:///")), location.artifact_root)
         self.location = location
         self.entities: Any = entities
         self.client = MlflowClient(tracking_uri=location.tracking_uri, registry_uri=location.tracking_uri)

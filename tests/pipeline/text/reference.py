@@ -317,6 +317,8 @@ def signals(text: str, stop_words: list[str] | None, refined: Any = None, **rule
     ideographs = [(encodes(c, "gb2312"), encodes(c, "big5")) for c in text if is_ideograph(c)]
     ellipses = text.count("…") + sum(len(run) // 3 for run in re.findall(r"\.+", text))
     per_word, per_line = max(1, len(found)), max(1, len(these))
+    marks = sum(unicodedata.category(c)[0] == "P" for c in text)
+    marks -= len(re.findall(r"(?<=[A-Za-z0-9])[._'](?=[A-Za-z0-9])", text))
     return {
         "text_bytes": len(text.encode()),
         "characters": len(text),
@@ -331,8 +333,7 @@ def signals(text: str, stop_words: list[str] | None, refined: Any = None, **rule
         "bullet_line_fraction": sum(line[0] in BULLETS for line in these) / per_line,
         "ellipsis_line_fraction": sum(map(ends_in_ellipsis, these)) / per_line,
         "alphabetic_word_fraction": sum(any(c.isalpha() for c in chunk) for chunk in chunks) / max(1, len(chunks)),
-        "alphabetic_token_fraction": sum(any(c.isalpha() for c in word) for word in found)
-        / max(1, len(found) + sum(unicodedata.category(c)[0] == "P" for c in text)),
+        "alphabetic_token_fraction": sum(any(c.isalpha() for c in word) for word in found) / max(1, len(found) + marks),
         "stop_words": None if stop_words is None else len({*found} & {*stop_words}),
         "duplicate_line_fraction": line_repeats[0] / per_line,
         "duplicate_line_character_fraction": line_repeats[1] / n_chars,
