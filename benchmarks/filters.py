@@ -43,7 +43,7 @@ SETS: dict[str, tuple[RuleSet, ...]] = {
 }
 SETS["all"] = tuple(rules for members in SETS.values() for rules in members)
 KINDS = {"technical": "English documentation", "prose": "English books", "chinese": "Chinese"}
-BATCH_ROWS = 256
+BATCH_ROWS = 1024  # as the annotate stage reads
 
 
 def judge(batch: pa.Array, languages: Sequence[str | None], sets: Sequence[RuleSet]) -> int:

@@ -201,7 +201,11 @@ def float_column(table: pa.Table, name: str) -> NDArray[np.float64]:
     """A numeric column as float64, nulls as NaN. Raises ValueError where the table lacks it."""
     if name not in table.column_names:
         raise ValueError(f"the signals have no column {name!r}; run the annotate stage again")
-    return table[name].combine_chunks().cast(pa.float64()).to_numpy(zero_copy_only=False)
+    column = table[name]
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if array.null_count or not pa.types.is_primitive(array.type):
+        array = array.cast(pa.float64())
+    return array.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
 
 
 def first_failure(evaluations: list[Evaluation], documents: int) -> NDArray[np.int64]:
