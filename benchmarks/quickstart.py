@@ -60,7 +60,7 @@ def main() -> None:
     loss = {name: scores["overall"]["loss"] for name, scores in results["perplexity"].items()}
     rows = [
         Row("whole run", "s", wall),
-        Row("corpus stages", "s", sum(seconds[name] for name in CORPUS_STAGES)),
+        Row("corpus stages", "s", sum(seconds[name] for name in CORPUS_STAGES if name in seconds)),
         Row("training", "s", seconds["train"]),
         Row("evaluation", "s", seconds["evaluate"]),
         Row("peak memory", "GiB", peak / 2**30),
