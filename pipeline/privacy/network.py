@@ -224,7 +224,8 @@ def ipv6(
         return begin, np.int64(-1), onward
     if not ends_token(flags, data, stop, end) or (stop < end and data[stop] == 0x3A):
         return begin, np.int64(-1), onward
-    if shortened and first & 0xE000 != 0x2000 and (public_only or groups < 3):
+    # Two groups around `::` are more often a range of numbers, or a name in code.
+    if shortened and (groups < 3 or (public_only and first & 0xE000 != 0x2000)):
         return begin, np.int64(-1), onward
     if public_only and _special_ipv6(first, second):
         return begin, np.int64(-1), onward

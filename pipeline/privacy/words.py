@@ -18,7 +18,7 @@ OTHER_NUMBER_WORD: Final = 32
 WINDOW: Final = 40  # bytes before a number in which its word must stand
 
 WORDS: Final[dict[int, str]] = {  # an underscore stands for a space
-    PHONE_WORD: "phone phones telephone telephones tel tels mobile cell cellphone fax call calls calling dial ring sms "
+    PHONE_WORD: "phone phones telephone telephones tel tels mobile cell cellphone fax call calling dial ring sms "
     "whatsapp hotline voicemail answering ph mob teléfono telefono móvil movil celular téléphone tél telefon handy "
     "rufnummer telefone telemóvel telefoon gsm тел Тел телефон Телефон 电话 電話 手机 手機 座机 传真 傳真 热线 熱線 "
     "联系方式 联系人 携帯 전화 휴대폰 연락처 โทร",
