@@ -7,9 +7,12 @@ from typing import Any
 
 import duckdb
 import fsspec
+import pyarrow as pa
 
 from pipeline.catalog.relations import identifier
 from pipeline.catalog.views import Run, views
+from pipeline.privacy.config import PrivacyConfig
+from pipeline.privacy.masking import mask
 from pipeline.report.facts import (
     Amount,
     Cluster,
@@ -32,6 +35,8 @@ REJECTED_ROWS = 40
 EXCERPT_CHARACTERS = 300
 PAIR_CHARACTERS = 6000
 SIMILARITIES = 200_000
+MASKED_CHARACTERS = 400
+"""Read beyond an excerpt, so that personal data at its end is known whole."""
 LANGUAGE_RULES = "language."
 """What the names of the language rules begin with."""
 
@@ -44,8 +49,9 @@ def collect_corpus(stages: Mapping[str, StageFacts]) -> CorpusFacts:
         clusters = _rows(catalog, _CLUSTERS)
         pair = next(iter(_rows(catalog, _PAIR)), None)
         examples = _rows(catalog, _EXAMPLES)
-        excerpts = _excerpts(catalog, [row[0] for row in (*clusters, *examples)], EXCERPT_CHARACTERS)
-        texts = _excerpts(catalog, pair[:2], PAIR_CHARACTERS) if pair else {}
+        masking = _masking(stages)
+        excerpts = _excerpts(catalog, [row[0] for row in (*clusters, *examples)], EXCERPT_CHARACTERS, masking)
+        texts = _excerpts(catalog, pair[:2], PAIR_CHARACTERS, masking) if pair else {}
         return CorpusFacts(
             read={source: Amount(*amount) for source, *amount in _rows(catalog, _READ)},
             removals=[Removal(*row) for row in _rows(catalog, _REMOVALS)],
@@ -167,11 +173,27 @@ def _example(row: tuple[Any, ...], excerpts: Mapping[str, Excerpt]) -> Example:
     return Example(stage, rule, value, threshold, detail, excerpts[document])
 
 
-def _excerpts(catalog: duckdb.DuckDBPyConnection, ids: Iterable[str], characters: int) -> dict[str, Excerpt]:
-    """Read the beginnings of documents as they came in, by id."""
+def _masking(stages: Mapping[str, StageFacts]) -> PrivacyConfig | None:
+    """What the run does with personal data, dropping read as masking; the page travels further than the corpus."""
+    committed = stages["privacy"].committed if "privacy" in stages else None
+    if committed is None:
+        return None
+    config = {name: value for name, value in committed.manifest["config"].items() if name in PrivacyConfig.model_fields}
+    return PrivacyConfig(**{name: "mask" if value == "drop" else value for name, value in config.items()})
+
+
+def _excerpts(
+    catalog: duckdb.DuckDBPyConnection, ids: Iterable[str], characters: int, masking: PrivacyConfig | None
+) -> dict[str, Excerpt]:
+    """Read the beginnings of documents as they came in, by id, without personal data where the run masks it."""
+    margin = MASKED_CHARACTERS if masking else 0  # what a cut would leave of a match could not be found
     rows = catalog.execute(
-        f"SELECT id, source, coalesce(url, locator), coalesce(language, ''), left(text, {characters}) FROM ingested "
+        "SELECT id, source, coalesce(url, locator), coalesce(language, ''), "
+        f"left(text, {characters + margin}) AS text FROM ingested "
         "WHERE id IN (SELECT unnest(?::VARCHAR[])) ORDER BY id",
         [sorted(set(ids))],
     ).fetchall()
+    if masking is not None and rows:
+        texts, _ = mask(pa.array([row[4] for row in rows], pa.large_string()), masking)
+        rows = [(*row[:4], text[:characters]) for row, text in zip(rows, texts.to_pylist(), strict=True)]
     return {row[0]: Excerpt(*row) for row in rows}

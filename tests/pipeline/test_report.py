@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from pipeline.catalog.views import Run, views
 from pipeline.filter import FilterConfig
+from pipeline.privacy.config import PrivacyConfig
 from pipeline.quality.gopher import GopherQuality
-from pipeline.report import render
+from pipeline.report import corpus, render
 from pipeline.report.collect import collect, read_metrics
 from pipeline.report.diff import word_diff
 from pipeline.report.facts import Facts
@@ -475,3 +476,20 @@ def test_numbers_read_well() -> None:
         *("0 %", "< 0.1 %", "3.4 %", "12 %", "99.9 %", "100 %")
     ]
     assert [axis(n) for n in (0.5, 200, 10_000, 1_500_000)] == ["0.5", "200", "10k", "1.5M"]
+
+
+def test_excerpts_hold_no_personal_data_where_the_run_masks_it() -> None:
+    email = "ada.lovelace@analytical-engine.co.uk"
+    long = "word " * 58 + email  # the excerpt ends within the address
+    with duckdb.connect() as catalog:
+        catalog.execute(
+            "CREATE TABLE ingested AS SELECT * FROM (VALUES ('a', 's', 'l', NULL, 'en', ?), "
+            "('b', 's', 'l', NULL, 'en', ?)) AS t(id, source, locator, url, language, text)",
+            [f"Write to {email}.", long],
+        )
+        masked = corpus._excerpts(catalog, ["a", "b"], 300, PrivacyConfig())
+        plain = corpus._excerpts(catalog, ["a", "b"], 300, None)
+    assert masked["a"].text == "Write to <EMAIL>."
+    assert masked["b"].text == "word " * 58 + "<EMAIL>"
+    assert plain["a"].text == f"Write to {email}."
+    assert plain["b"].text == long[:300]
