@@ -30,7 +30,7 @@ def print_explanation(console: Console, facts: dict[str, Any]) -> None:
     if facts["rules"]:
         console.print(_rules(facts["rules"]))
     if facts["edit"]:
-        console.print("\n[bold]What the line rules removed[/]")
+        console.print("\n[bold]What was changed in the text[/]")
         _print_diff(console, facts["edit"])
     if facts["tokens"]:
         tokens = facts["tokens"]
@@ -44,7 +44,7 @@ def print_explanation(console: Console, facts: dict[str, Any]) -> None:
 
 def _decisions(decisions: list[dict[str, Any]]) -> Table:
     table = Table(title="Decisions", title_justify="left", header_style="bold")
-    for name in ("stage", "decision", "rule", "value", "threshold", "bytes removed", "twin"):
+    for name in ("stage", "decision", "rule", "value", "threshold", "bytes removed", "twin", "detail"):
         table.add_column(name, justify="right" if name in ("value", "threshold", "bytes removed") else "left")
     for row in decisions:
         table.add_row(
@@ -55,6 +55,7 @@ def _decisions(decisions: list[dict[str, Any]]) -> Table:
             _number(row["threshold"]),
             _number(row["bytes"]),
             (row["twin"] or "")[:12],
+            escape(row["detail"] or ""),
         )
     return table
 

@@ -248,7 +248,8 @@ def test_help_and_version_need_no_heavy_imports(headrace: Headrace):
     shown = headrace("--help")
     assert shown.returncode == 0
     assert "Exit codes" in shown.stdout
-    for command in ("run", "stage", "funnel", "query", "explain", "generate", "doctor"):
+    commands = ("run", "stage", "simulate", "classifier", "funnel", "query", "explain", "generate", "doctor")
+    for command in commands:
         assert command in shown.stdout
     assert time.monotonic() - started < 120  # a hang, not a speed
 
