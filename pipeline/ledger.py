@@ -23,9 +23,9 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 """`action` is `dropped` (a document went), `edited` (its text was changed, one row for each rule that did) or
-`rejected` (input that never became a document; `id` is null and `detail` says where and why). `value` against `threshold` is the
-measurement that decided; `twin` is the id of the kept document that a duplicate repeats; `bytes` is the text that went,
-in UTF-8 bytes, and negative where masks are longer than what they hide."""
+`rejected` (input that never became a document; `id` is null and `detail` says where and why). `value` against
+`threshold` is the measurement that decided; `twin` is the id of the kept document that a duplicate repeats; `bytes` is
+the text that went, in UTF-8 bytes, and negative where masks are longer than what they hide."""
 
 ACTIONS = ("dropped", "edited", "rejected")
 
