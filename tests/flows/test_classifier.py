@@ -94,14 +94,13 @@ def test_the_run_in_mlflow_holds_parameters_figures_and_the_model(finished: tupl
 
 @pytest.mark.server
 def test_prefect_knows_the_flow_and_shows_the_table(finished: tuple[Path, Path], prefect_environment: dict[str, str]):
-    from tests.flows.test_main_job import api
+    from tests.flows.test_main_job import api, artifacts
 
     flows = {item["name"] for item in api(prefect_environment, "flows/filter", {})}
     assert {"classifier", "classifier-stages"} <= flows
-    artifacts = {item["key"]: item for item in api(prefect_environment, "artifacts/filter", {"limit": 200})}
-    rows = json.loads(artifacts["topics-thresholds"]["data"])
+    rows = json.loads(artifacts(prefect_environment, "topics-thresholds")[0]["data"])
     assert [row["threshold"] for row in rows][:3] == [0.05, 0.1, 0.2]
-    assert "| precision |" in artifacts["topics-classifier"]["data"]
+    assert "| precision |" in artifacts(prefect_environment, "topics-classifier")[0]["data"]
 
 
 @pytest.mark.server
