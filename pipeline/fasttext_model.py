@@ -80,7 +80,8 @@ class Workspace(NamedTuple):
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _separates(byte: np.uint8) -> bool | np.bool_:
+def separates(byte: np.uint8) -> bool | np.bool_:
+    """Whether a byte stands between words: ASCII white space and controls."""
     return byte <= _BLANK or byte == _DELETE
 
 
@@ -207,14 +208,14 @@ def _read(
     seen = False
     at = start
     while True:
-        while at < end and _separates(data[at]):
+        while at < end and separates(data[at]):
             at += 1
         if at >= end:
             break
         begin = at
         seen = True
         word = _FNV_BASIS
-        while at < end and not _separates(data[at]):
+        while at < end and not separates(data[at]):
             word = _hash(word, data[at])
             at += 1
         entry = _find(data, begin, at, word, tables)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.fasttext_model import FastTextModel, load_model, model_sha256
+from pipeline.fasttext_model import FastTextModel, load_model, model_sha256, separates
 from pipeline.text.arrow import utf8_views
 from pipeline.text.scan import decode
 from pipeline.text.tables import CLASS_MASK, CLASS_SHIFT, SCRIPT_SHIFT, SCRIPTS, TABLE, UNSPACED, WORD
@@ -28,9 +28,6 @@ DEFAULT_BYTES: Final = 2048
 
 PIECE_BYTES: Final = 256  # about three sentences: enough to tell a language by
 CERTAIN: Final = 0.5  # a piece speaks another language only where the model thinks it likelier than all others together
-
-_BLANK: Final = 0x20
-_DELETE: Final = 0x7F
 
 # Scripts of the languages that are not written in Latin letters (alone). Codes are those of lid.176.
 _LANGUAGES_OF_SCRIPTS: Final = {
@@ -120,18 +117,13 @@ def scripts_of(language: str) -> tuple[str, ...] | None:
     return _SCRIPTS_OF.get(language, ("Latin",))
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _separates(byte: np.uint8) -> bool | np.bool_:
-    return byte <= _BLANK or byte == _DELETE
-
-
 @numba.njit(nogil=True, cache=True)
 def _next_word(data: NDArray[np.uint8], at: np.int64, end: np.int64, most: np.int64) -> np.int64:
     """Where a piece may begin at or after `at`: after white space, or at a character where there is none near."""
-    if at == 0 or _separates(data[at - 1]):
+    if at == 0 or separates(data[at - 1]):
         return at
     for near in range(at, min(end, at + most)):
-        if _separates(data[near]):
+        if separates(data[near]):
             return np.int64(near)
     while at < end and (data[at] & 0xC0) == 0x80:
         at += 1
@@ -159,7 +151,7 @@ def _cut(
             # Whole, cut at white space only: the words, and so the answer, are those of the uncut text.
             while at < end:
                 stop = min(end, at + PIECE_BYTES)
-                while stop < end and not _separates(data[stop]):
+                while stop < end and not separates(data[stop]):
                     stop += 1
                 piece_starts[pieces], piece_ends[pieces] = at, stop
                 pieces += 1
