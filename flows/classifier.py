@@ -18,7 +18,7 @@ from pydantic import Field
 
 from flows.engines import task_runner, without_heartbeat
 from flows.recipe import RECIPES, ExecutionConfig, load_as
-from flows.runner import run_stage
+from flows.runner import artifact_key, run_stage
 from flows.tracking import SEND_SECONDS, TrackingPending
 from pipeline.classifiers.config import SIDES, ClassifierConfig
 from pipeline.classifiers.training import (
@@ -146,9 +146,11 @@ def train_classifier(
     done = plan.refs[_CLASSIFIER].committed()
     table = done.files("curve")[0].table().to_pylist()
     create_table_artifact(
-        table=table, key=f"{plan.recipe.name}-thresholds", description="Held-out precision and recall by threshold"
+        table=table,
+        key=artifact_key(plan.recipe.name, "thresholds"),
+        description="Held-out precision and recall by threshold",
     )
-    create_markdown_artifact(key=f"{plan.recipe.name}-classifier", markdown=_markdown(summary(plan)))
+    create_markdown_artifact(key=artifact_key(plan.recipe.name, "summary"), markdown=_markdown(summary(plan)))
     track(plan)
     logger.info("classifier %s: %s", plan.recipe.name, model_file(done).path)
 

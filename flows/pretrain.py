@@ -14,7 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows import tracking
 from flows.engines import task_runner, without_heartbeat
 from flows.plan import Plan, make_plan
-from flows.runner import run_stage, stage_table
+from flows.runner import artifact_key, run_stage, stage_table
 from pipeline.catalog import build as build_catalog
 from pipeline.stage import CORPUS_STAGES
 
@@ -81,9 +81,13 @@ def register(recipe: RecipeLike, workspace: str = "workspace", overrides: list[s
     """Write the report, send everything to MLflow and register the best checkpoint."""
     plan = make_plan(recipe, workspace, overrides or [])
     report = tracking.write_report(plan)
-    create_link_artifact(key=f"{plan.recipe.name}-report", link=f"file://{report}", link_text="Report of the run")
+    create_link_artifact(
+        key=artifact_key(plan.recipe.name, "report"), link=f"file://{report}", link_text="Report of the run"
+    )
     facts = tracking.register(plan, report)
-    create_markdown_artifact(key=f"{plan.recipe.name}-summary", markdown=tracking.summary_markdown(plan, facts))
+    create_markdown_artifact(
+        key=artifact_key(plan.recipe.name, "summary"), markdown=tracking.summary_markdown(plan, facts)
+    )
     get_run_logger().info("registered models:/%s@%s", plan.recipe.model_name, plan.recipe.register_.alias)
 
 

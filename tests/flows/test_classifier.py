@@ -100,7 +100,7 @@ def test_prefect_knows_the_flow_and_shows_the_table(finished: tuple[Path, Path],
     assert {"classifier", "classifier-stages"} <= flows
     rows = json.loads(artifacts(prefect_environment, "topics-thresholds")[0]["data"])
     assert [row["threshold"] for row in rows][:3] == [0.05, 0.1, 0.2]
-    assert "| precision |" in artifacts(prefect_environment, "topics-classifier")[0]["data"]
+    assert "| precision |" in artifacts(prefect_environment, "topics-summary")[0]["data"]
 
 
 @pytest.mark.server
