@@ -18,7 +18,8 @@ from pipeline.annotate import Annotate
 from pipeline.classify import Classify
 from pipeline.decontamination.overlaps import Overlaps
 from pipeline.decontamination.stage import Decontaminate
-from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
+from pipeline.dedup.index import KNOWN, check_known
+from pipeline.dedup.stages import Candidates, Deduplicate, Duplicates, PreferenceOrder, Signatures
 from pipeline.filter import Filter
 from pipeline.ingest import Ingest
 from pipeline.perplexity.stages import Perplexity, PerplexityModel
@@ -99,14 +100,17 @@ def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequen
     stages: dict[str, Stage[Any]] = {}
     refs: dict[str, StageRef] = {}
 
-    def add(stage_class: type[Stage[Any]], config: Any, *inputs: str) -> None:
-        stage = stage_class(config, {name: refs[name] for name in inputs})
+    def add(stage_class: type[Stage[Any]], config: Any, *inputs: str, **others: StageRef) -> None:
+        stage = stage_class(config, {**{name: refs[name] for name in inputs}, **others})
         stages[stage.name] = stage
         refs[stage.name] = store.ref(stage.name, stage.fingerprint())
 
     add(Ingest, loaded.ingest)
     add(Signatures, loaded.deduplicate, "ingest")
-    add(Duplicates, loaded.deduplicate, "ingest", "signatures")
+    known = _known(loaded, stages["signatures"], root)
+    add(PreferenceOrder, loaded.deduplicate, "ingest", "signatures", **known)
+    add(Candidates, loaded.deduplicate, "ingest", "signatures", "order", **known)
+    add(Duplicates, loaded.deduplicate, "ingest", "signatures", "order", "candidates", **known)
     add(Deduplicate, loaded.deduplicate, "ingest", "duplicates")
     add(Annotate, loaded.annotate, "deduplicate")
     if loaded.classify is not None:
@@ -130,3 +134,27 @@ def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequen
     add(Evaluate, loaded.evaluate, "tokenize", "train")
     assert [*stages] == [name for name in STAGES if name in stages]
     return Plan(loaded, root, store, stages, refs)
+
+
+def _known(recipe: Recipe, signatures: Stage[Any], workspace: str) -> dict[str, StageRef]:
+    """The decisions of the run that new documents are compared with, as an input, where the recipe names one.
+
+    Raises ValueError where that run does not exist, has not finished its deduplication, or cannot be compared with.
+    """
+    config = recipe.deduplicate
+    if config.against is None:
+        return {}
+    given = config.against.workspace
+    folder = workspace if given is None else str(Path(given).resolve()) if is_local(given) else given.rstrip("/")
+    where = f"deduplicate.against: recipe {config.against.recipe!r} in {folder}"
+    if config.against.recipe == recipe.name and folder == workspace:
+        raise ValueError(f"{where} is this run itself; give the new documents a recipe of another name")
+    records = [record for record in read_records(folder) if record["recipe"]["name"] == config.against.recipe]
+    if not records:
+        names = sorted({record["recipe"]["name"] for record in read_records(folder)})
+        raise ValueError(f"{where} has never run; runs there are of: {', '.join(names) or 'none'}")
+    known = Store.at(f"{folder}/store").ref(Duplicates.name, records[-1]["stages"][Duplicates.name])
+    if not known.is_committed:
+        raise ValueError(f"{where} has not finished its stage 'duplicates'; run it first")
+    check_known(known, signatures.identity(), config.within)
+    return {KNOWN: known}

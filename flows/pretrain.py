@@ -19,6 +19,7 @@ from pipeline.catalog import build as build_catalog
 from pipeline.stage import CORPUS_STAGES
 
 RecipeLike = str | dict[str, Any]
+DEDUPLICATION = CORPUS_STAGES[CORPUS_STAGES.index("signatures") : CORPUS_STAGES.index("annotate")]
 CURATION = CORPUS_STAGES[CORPUS_STAGES.index("annotate") : CORPUS_STAGES.index("tokenizer")]
 
 
@@ -41,7 +42,7 @@ def ingest(recipe: RecipeLike, workspace: str = "workspace", overrides: list[str
 @flow(name="deduplicate", flow_run_name="deduplicate")
 def deduplicate(recipe: RecipeLike, workspace: str = "workspace", overrides: list[str] | None = None) -> None:
     """Drop exact and verified near-duplicates, naming the twin that stays."""
-    _run(recipe, workspace, overrides, ("signatures", "duplicates", "deduplicate"))
+    _run(recipe, workspace, overrides, DEDUPLICATION)
 
 
 @flow(name="filter", flow_run_name="filter")

@@ -22,7 +22,7 @@ PREFIX: Final = "decisions"
 SOURCE: Final = "the recipe"
 
 _REFUSED_KINDS: Final = {
-    "SUBQUERY": "a query inside the condition",
+    "SUBQUERY": "a query inside the expression",
     "WINDOW": "a window over documents",
     "STAR": "*",
     "PARAMETER": "a parameter",
@@ -66,25 +66,25 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             yield from _nodes(value)
 
 
-def columns_of(name: str, condition: str) -> list[str]:
-    """The columns that a condition reads, in the order in which it names them.
+def columns_of(name: str, expression: str) -> list[str]:
+    """The columns that an expression reads, in the order in which it names them.
 
-    Raises ValueError where it is no condition on one document, saying what is wrong.
+    Raises ValueError where it is no expression over one document, saying what is wrong; `name` is the setting's.
     """
-    where = f"{PREFIX}.{name}: {condition!r}"
+    where = f"{name}: {expression!r}"
     with _database() as database:
-        ((text,),) = database.execute("SELECT json_serialize_sql($1)", [f"SELECT ({condition}\n)"]).fetchall()
+        ((text,),) = database.execute("SELECT json_serialize_sql($1)", [f"SELECT ({expression}\n)"]).fetchall()
     refused = _refused_functions()
     parsed = json.loads(text)
     if parsed["error"]:
-        raise ValueError(f"{where} is no SQL condition: {parsed.get('error_message', 'it cannot be read')}")
+        raise ValueError(f"{where} is no SQL expression: {parsed.get('error_message', 'it cannot be read')}")
     node = parsed["statements"][0]["node"] if len(parsed["statements"]) == 1 else {}
     if node.get("type") != "SELECT_NODE" or len(node["select_list"]) != 1 or node["from_table"]["type"] != "EMPTY":
-        raise ValueError(f"{where} must be one condition, such as words > 200")
+        raise ValueError(f"{where} must be one expression, such as words > 200")
     found: dict[str, None] = {}
     for item in _nodes(node["select_list"]):
         if item["class"] in _REFUSED_KINDS:
-            raise ValueError(f"{where} holds {_REFUSED_KINDS[item['class']]}; a condition is about one document")
+            raise ValueError(f"{where} holds {_REFUSED_KINDS[item['class']]}; an expression is about one document")
         if item["class"] == "FUNCTION" and item["function_name"] in refused:
             raise ValueError(f"{where}: the function {item['function_name']} {refused[item['function_name']]}")
         if item["class"] == "COLUMN_REF":
@@ -92,17 +92,37 @@ def columns_of(name: str, condition: str) -> list[str]:
     return [*found]
 
 
+def evaluate(name: str, expression: str, rows: pa.Table) -> pa.ChunkedArray:
+    """The values of an expression over each row of a table. Raises ValueError, naming the setting, where it fails."""
+    from duckdb import Error
+
+    read = columns_of(name, expression)
+    with _database() as database:
+        database.register("rows", rows.select(read or rows.schema.names[:1]))
+        try:
+            table = database.sql(f"SELECT ({expression}\n) AS value FROM rows").to_arrow_table()
+        except Error as error:
+            raise ValueError(f"{name}: {expression!r}: {error}") from None
+    assert len(table) == rows.num_rows
+    return table["value"]
+
+
+def check_columns(name: str, expression: str, schema: pa.Schema, what: str) -> None:
+    """Raise ValueError where an expression reads a column that is not there, or does not fit the columns' types."""
+    for column in columns_of(name, expression):
+        if column not in schema.names:
+            raise ValueError(
+                f"{name}: the {what} have no column {column!r}{did_you_mean(column, schema.names)}; "
+                f"they have: {', '.join(schema.names)}"
+            )
+    evaluate(name, expression, pa.table({field.name: pa.nulls(1, field.type) for field in schema}))
+
+
 def check_decisions(decisions: Mapping[str, str], schema: pa.Schema) -> None:
     """Raise ValueError where a condition reads a column that the signals lack, or is not true or false."""
     for name, condition in decisions.items():
-        for column in columns_of(name, condition):
-            if column not in schema.names:
-                raise ValueError(
-                    f"{PREFIX}.{name}: the signals have no column {column!r}{did_you_mean(column, schema.names)}; "
-                    f"they have: {', '.join(schema.names)}"
-                )
-        nothing = pa.table({field.name: pa.nulls(1, field.type) for field in schema})
-        decide({name: condition}, nothing)
+        check_columns(f"{PREFIX}.{name}", condition, schema, "signals")
+        decide({name: condition}, pa.table({field.name: pa.nulls(1, field.type) for field in schema}))
 
 
 def decide(decisions: Mapping[str, str], signals: pa.Table) -> list[Evaluation]:
@@ -110,28 +130,13 @@ def decide(decisions: Mapping[str, str], signals: pa.Table) -> list[Evaluation]:
 
     Where a condition is null, as over a signal that was not measured, the document stays: the value is NaN.
     """
-    from duckdb import Error
-
     evaluations = []
     for name, condition in decisions.items():
-        read = columns_of(name, condition)
-        with _database() as database:
-            database.register("signals", signals.select(read or signals.schema.names[:1]))
-            try:
-                table = database.sql(f"SELECT ({condition}\n) AS holds FROM signals").to_arrow_table()
-            except Error as error:
-                raise ValueError(f"{PREFIX}.{name}: {condition!r}: {error}") from None
-        if not pa.types.is_boolean(table.schema.field("holds").type):
-            raise ValueError(
-                f"{PREFIX}.{name}: {condition!r} is {table.schema.field('holds').type}, not true or false; "
-                "compare it with something"
-            )
-        holds = table["holds"].combine_chunks()
-        assert len(holds) == signals.num_rows
-        values = holds.cast(pa.int8()).cast(pa.float64()).to_numpy(zero_copy_only=False)
-        evaluations.append(
-            Evaluation(
-                f"{PREFIX}.{name}", ", ".join(read), "minimum", values, np.ones(len(values)), f"{SOURCE}: {condition}"
-            )
-        )
+        setting = f"{PREFIX}.{name}"
+        holds = evaluate(setting, condition, signals)
+        if not pa.types.is_boolean(holds.type):
+            raise ValueError(f"{setting}: {condition!r} is {holds.type}, not true or false; compare it with something")
+        values = holds.combine_chunks().cast(pa.int8()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        read = ", ".join(columns_of(setting, condition))
+        evaluations.append(Evaluation(setting, read, "minimum", values, np.ones(len(values)), f"{SOURCE}: {condition}"))
     return evaluations

@@ -77,7 +77,7 @@ class FilterConfig(StageConfig):
     @model_validator(mode="after")
     def _check_decisions(self) -> Self:
         for name, condition in self.decisions.items():
-            columns_of(name, condition)
+            columns_of(f"{PREFIX}.{name}", condition)
         return self
 
     def rule_sets(self) -> list[RuleSet]:
@@ -303,7 +303,9 @@ def _details(names: list[str], picked: pa.Table, config: FilterConfig) -> list[s
     """What a value alone does not tell: the language, and the signals that a decision of the recipe looked at."""
     details: list[str | None] = [None] * len(names)
     languages = picked["language"].to_pylist() if any(name.startswith("language.") for name in names) else []
-    read = {f"{PREFIX}.{name}": columns_of(name, condition) for name, condition in config.decisions.items()}
+    read = {
+        f"{PREFIX}.{name}": columns_of(f"{PREFIX}.{name}", condition) for name, condition in config.decisions.items()
+    }
     for row, name in enumerate(names):
         if name.startswith("language."):
             details[row] = languages[row]

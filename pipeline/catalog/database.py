@@ -10,7 +10,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from pipeline.catalog.relations import identifier, quoted
+from pipeline.catalog.relations import identifier
+from pipeline.sql import quoted
 from pipeline.store import Committed, StageRef, write_bytes_atomically
 
 CATALOG = "corpus.duckdb"

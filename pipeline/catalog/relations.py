@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.sql import quoted
 from pipeline.store import File
 
 _TYPES = {
@@ -19,11 +20,6 @@ _TYPES = {
     pa.float64(): "DOUBLE",
     pa.bool_(): "BOOLEAN",
 }
-
-
-def quoted(text: str) -> str:
-    """Return a string literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:

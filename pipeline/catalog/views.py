@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.annotate import SIGNALS_SCHEMA
-from pipeline.catalog.relations import columns_of, parquet, quoted, values
+from pipeline.catalog.relations import columns_of, parquet, values
 from pipeline.decontamination.stage import MATCHES_SCHEMA
 from pipeline.dedup.decisions import DUPLICATES_SCHEMA
 from pipeline.documents import DOCUMENT_SCHEMA
 from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.perplexity.buckets import PerplexityRules
 from pipeline.signals import BUCKET, SIGNAL_STAGES
+from pipeline.sql import quoted
 from pipeline.store import EXECUTION, Committed, File, StageRef, is_local, read_json
 from pipeline.tokens.sample import UNKNOWN_LANGUAGE
 from pipeline.tokens.shards import COUNTS, INDEX_SCHEMA

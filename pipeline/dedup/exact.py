@@ -9,8 +9,8 @@ from pipeline.text.arrow import utf8_view
 
 DIGEST_BYTES = 16
 
-_FIRST = np.uint64(0x9E3779B97F4A7C15)
-_SECOND = np.uint64(0xC2B2AE3D27D4EB4F)
+FIRST = np.uint64(0x9E3779B97F4A7C15)
+SECOND = np.uint64(0xC2B2AE3D27D4EB4F)
 _FINAL = np.uint64(0xFF51AFD7ED558CCD)
 _WORDLESS = np.uint64(0xA0761D6478BD642F)  # keeps digests of bytes apart from digests of words
 _23 = np.uint64(23)
@@ -19,15 +19,16 @@ _41 = np.uint64(41)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _step(first: np.uint64, second: np.uint64, value: np.uint64) -> tuple[np.uint64, np.uint64]:
-    # Two unlike bijections of the state for every value; together they carry 128 bits.
-    first = (first ^ value) * _FIRST
-    second = (((second << _23) | (second >> _41)) + value) * _SECOND
+def digest_step(first: np.uint64, second: np.uint64, value: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """One step of a 128-bit digest: two unlike bijections of the state for every value."""
+    first = (first ^ value) * FIRST
+    second = (((second << _23) | (second >> _41)) + value) * SECOND
     return first ^ (first >> _29), second
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _finish(state: np.uint64, length: int) -> np.uint64:
+def digest_finish(state: np.uint64, length: int) -> np.uint64:
+    """The last step of either half; the second half is finished XORed with the first."""
     state = (state ^ np.uint64(length)) * _FINAL
     return state ^ (state >> _29)
 
@@ -42,20 +43,20 @@ def _digests(
     digests: NDArray[np.uint64],
 ) -> None:
     for document in range(len(starts)):
-        first = _FIRST
-        second = _SECOND
+        first = FIRST
+        second = SECOND
         count = offsets[document + 1] - offsets[document]
         for word in range(offsets[document], offsets[document + 1]):
-            first, second = _step(first, second, words[word])
+            first, second = digest_step(first, second, words[word])
         if count == 0:
             first = _WORDLESS
             for at in range(starts[document], ends[document]):
                 byte = data[at]
                 if byte > 32:  # all ASCII white space and controls are at most 32
-                    first, second = _step(first, second, np.uint64(byte))
+                    first, second = digest_step(first, second, np.uint64(byte))
                     count += 1
-        digests[document, 0] = _finish(first, count)
-        digests[document, 1] = _finish(second ^ first, count)
+        digests[document, 0] = digest_finish(first, count)
+        digests[document, 1] = digest_finish(second ^ first, count)
 
 
 def content_digests(texts: pa.Array, offsets: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,10 +1,11 @@
-"""The three stages of deduplication: signatures of each shard, decisions over all of them, removal from each shard."""
+"""The stages of deduplication: signatures of each shard, order, pairs and decisions over all, removal shard by shard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import duckdb
@@ -13,10 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.decisions import DUPLICATES_SCHEMA, EXACT, find_duplicates
-from pipeline.dedup.signatures import signature_schema, signature_table
+from pipeline.dedup.buckets import bucket_pairs, buckets
+from pipeline.dedup.config import CANDIDATE_FIELDS, DECISION_FIELDS, ORDER_FIELDS, SIGNATURE_FIELDS, DedupConfig
+from pipeline.dedup.decisions import DUPLICATES_SCHEMA, EXACT, MINHASH, URL, Decisions
+from pipeline.dedup.index import Column, Index, SignatureTable
+from pipeline.dedup.order import NO_COPY, Order
+from pipeline.dedup.signatures import band_column, signature_schema, signature_table
+from pipeline.dedup.urls import URLS_VERSION
 from pipeline.documents import DOCUMENT_SCHEMA
 from pipeline.execution import available_cores
 from pipeline.stage import Stage, StageError, Unit, UnitOutput
@@ -26,9 +32,14 @@ from pipeline.text.tables import UNICODE_VERSION
 
 SIGNATURE_GROUP_ROWS = 16_384  # 7 MB of signatures at 112 permutations
 DUPLICATE_GROUP_ROWS = 65_536
+PAIRS_GROUP_ROWS = 1 << 20
+BAND_KEYS_PER_UNIT = 4_000_000
+"""So many keys at least make a unit of `candidates`: the bands of a small corpus are one."""
 
-EXACT_RULE, NEAR_RULE = "exact_duplicate", "near_duplicate"
+RULES = {EXACT: "exact_duplicate", URL: "url_duplicate", MINHASH: "near_duplicate"}
 """The rules in the ledger."""
+
+PAIRS_SCHEMA = pa.schema([pa.field("pair", pa.uint64(), nullable=False)])
 
 
 class Signatures(Stage[DedupConfig]):
@@ -40,7 +51,7 @@ class Signatures(Stage[DedupConfig]):
 
     def identity(self) -> dict[str, Any]:
         """Return what the output depends on, besides its inputs."""
-        return {**self.config.signature_identity(), "scan": SCAN_VERSION, "unicode": UNICODE_VERSION}
+        return {**self.config.part(SIGNATURE_FIELDS), "scan": SCAN_VERSION, "unicode": UNICODE_VERSION}
 
     def units(self) -> list[Unit]:
         """Return one unit for each shard of documents."""
@@ -65,62 +76,131 @@ class Signatures(Stage[DedupConfig]):
         )
 
 
-class Duplicates(Stage[DedupConfig]):
-    """Which documents are duplicates of which: one unit over all signatures. Removes nothing itself."""
+class PreferenceOrder(Stage[DedupConfig]):
+    """The rank of each document in the order of preference, and the copies by words or URL: one unit over all.
 
-    name = "duplicates"
+    Raw little-endian files: `rank` and (with `within`) `scope` by position, `position`, `first` and `copy` by rank.
+    """
+
+    name = "order"
     version = 1
     conserves = "signatures"
 
     def identity(self) -> dict[str, Any]:
         """Return what the output depends on, besides its inputs."""
-        return self.config.decision_identity()
+        versions = {"urls_version": URLS_VERSION} if self.config.urls else {}
+        return {**self.config.part(ORDER_FIELDS), **versions}
 
     def units(self) -> list[Unit]:
         """Return the one unit."""
-        files = self.inputs["signatures"].committed().files("signatures")
-        return [Unit(0, f"{sum(file.rows for file in files):,} signatures", {}, sum(file.bytes for file in files))]
+        return _one_unit(self.inputs["signatures"])
 
     def process(self, unit: Unit, output: UnitOutput) -> None:
-        """Decide over all documents; raises ValueError where the signatures do not fit them or the configuration."""
-        committed = self.inputs["signatures"].committed()
-        made_with = {name: committed.manifest["config"][name] for name in self.config.signature_identity()}
-        if made_with != self.config.signature_identity():
-            raise ValueError(
-                f"the signatures at {committed.path} were made with {made_with}, "
-                f"but duplicates are looked for with {self.config.signature_identity()}; make them again"
+        """Order all documents; raises IndexMismatch where signatures do not fit them."""
+        index = _index(self)
+        with _work(self, output) as scratch:
+            order = Order(index, self.config, scratch, available_cores())
+        files: dict[str, NDArray[Any]] = {
+            "rank": order.rank,
+            "position": order.position,
+            "first": order.first,
+            "copy": order.copy,
+        }
+        if order.scope is not None:
+            files["scope"] = order.scope
+        for kind, values in files.items():
+            _write(output, kind, values)
+        _count_documents(output, self.inputs["signatures"])
+
+
+class Candidates(Stage[DedupConfig]):
+    """Pairs of documents that agree in a band: some bands a unit, so that machines can share them."""
+
+    name = "candidates"
+    version = 1
+    conserves = "signatures"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the output depends on, besides its inputs."""
+        return self.config.part(CANDIDATE_FIELDS)
+
+    def units(self) -> list[Unit]:
+        """Return units of neighbouring bands."""
+        documents = self.inputs["signatures"].committed().counts["kept"]
+        each = min(self.config.bands, max(1, BAND_KEYS_PER_UNIT // max(1, documents)))
+        units = []
+        for index, first in enumerate(range(0, self.config.bands, each)):
+            bands = list(range(first, min(first + each, self.config.bands)))
+            name = f"band {first}" if len(bands) == 1 else f"bands {first} to {bands[-1]}"
+            units.append(
+                Unit(index, f"{name} of {documents:,} documents", {"bands": bands}, 8 * documents * len(bands))
             )
-        documents = self.inputs["ingest"].committed().files("documents")
-        signatures = committed.files("signatures")
-        if [file.rows for file in documents] != [file.rows for file in signatures]:
-            raise ValueError(f"the signatures at {committed.path} are of other documents; make them again")
-        scratch = output.scratch / "work"
-        scratch.mkdir()
-        exact = near = 0
-        with output.parquet("duplicates", DUPLICATES_SCHEMA, DUPLICATE_GROUP_ROWS) as sink:
-            try:
-                for rows in find_duplicates(documents, signatures, self.config, scratch, available_cores()):
-                    sink.write(rows)
-                    copies = pc.sum(pc.equal(rows["rule"], EXACT)).as_py()
-                    exact += copies
-                    near += len(rows) - copies
-            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-                raise StageError(
-                    f"stage 'duplicates': DuckDB could not group the signatures: {error}. It may hold "
-                    f"{self.config.memory_limit_mb} MB of memory (memory_limit_mb) and spills to {scratch}: "
-                    "give it more of the one or of the other and start again"
-                ) from error
-        read = committed.counts["kept"]
-        text_bytes = committed.counts["bytes_in"]
-        output.count(read=read, kept=read, bytes_in=text_bytes, bytes_out=text_bytes)
-        output.count(exact_duplicates=exact, near_duplicates=near)
+        return units
+
+    def process(self, unit: Unit, output: UnitOutput) -> None:
+        """Write the pairs of some bands, a member and a more preferred document each (member << 32 | other)."""
+        index = _index(self)
+        threads = max(1, available_cores() // len(self.units()))
+        with output.parquet("pairs", PAIRS_SCHEMA, PAIRS_GROUP_ROWS) as sink, _work(self, output) as scratch:
+            ranks = Column.of(index.segments, "order", "rank", np.uint32, scratch)
+            copies = Column.of(index.segments, "order", "copy", np.uint8, scratch)
+            scopes = None
+            if self.config.within is not None:
+                scopes = Column.of(index.segments, "order", "scope", np.uint64, scratch)
+            with SignatureTable(index, scratch, self.config.memory_limit_mb, threads) as signatures:
+                for band in unit.spec["bands"] if index.new.size else []:
+                    for bounds, members in buckets(signatures, band_column(band), ranks, scopes):
+                        left_out = copies[members] != NO_COPY
+                        pairs = bucket_pairs(bounds, members, left_out, index.new.start, self.config.representatives)
+                        sink.write(pa.table([pairs], schema=PAIRS_SCHEMA))
+                        output.count(pairs=len(pairs), buckets=len(bounds) - 1)
+        if unit.index == 0:  # every unit goes through all documents; they are counted once
+            _count_documents(output, self.inputs["signatures"])
+
+
+class Duplicates(Stage[DedupConfig]):
+    """Which documents are duplicates of which: one unit over all pairs. Removes nothing itself.
+
+    `duplicates` has a row for each document to remove; `kept`, a raw little-endian file, the rank of the document that
+    stays for each, by rank.
+    """
+
+    name = "duplicates"
+    version = 2
+    conserves = "signatures"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the output depends on, besides its inputs."""
+        return self.config.part(DECISION_FIELDS)
+
+    def units(self) -> list[Unit]:
+        """Return the one unit."""
+        return _one_unit(self.inputs["signatures"])
+
+    def process(self, unit: Unit, output: UnitOutput) -> None:
+        """Decide over all documents."""
+        index = _index(self)
+        candidates = self.inputs["candidates"].committed().files("pairs")
+        counts = dict.fromkeys((EXACT, URL, MINHASH), 0)
+        with (
+            output.parquet("duplicates", DUPLICATES_SCHEMA, DUPLICATE_GROUP_ROWS) as sink,
+            _work(self, output) as scratch,
+        ):
+            decisions = Decisions(index, candidates, self.config, scratch, available_cores())
+            for rows in decisions.tables():
+                sink.write(rows)
+                for found in pc.value_counts(rows["rule"]):
+                    counts[str(found["values"])] += found["counts"].as_py()
+        _write(output, "kept", decisions.kept)
+        _count_documents(output, self.inputs["signatures"])
+        output.count(exact_duplicates=counts[EXACT], url_duplicates=counts[URL], near_duplicates=counts[MINHASH])
 
 
 class Deduplicate(Stage[DedupConfig]):
     """The documents without the duplicates, in their order, and a ledger row with the twin for each that went."""
 
     name = "deduplicate"
-    version = 1
+    version = 2
     conserves = "ingest"
 
     def identity(self) -> dict[str, Any]:
@@ -135,7 +215,7 @@ class Deduplicate(Stage[DedupConfig]):
         """Write what stays of a shard, and the ledger of what goes."""
         committed = self.inputs["duplicates"].committed()
         config = committed.manifest["config"]
-        duplicates = _duplicates_of_shard(committed.files("duplicates")[0], unit.index)
+        duplicates = _rows_of_shard(committed.files("duplicates")[0], unit.index)
         gone_rows = duplicates["row"].to_numpy()
         with output.parquet("documents", DOCUMENT_SCHEMA) as sink, File(**unit.spec["file"]).parquet() as parquet:
             first = 0
@@ -168,25 +248,68 @@ def _shard_units(ingest: StageRef) -> list[Unit]:
     ]
 
 
-def _duplicates_of_shard(file: File, shard: int) -> pa.Table:
+def _one_unit(signatures: StageRef) -> list[Unit]:
+    """Return the unit of a stage that looks at all documents at once."""
+    files = signatures.committed().files("signatures")
+    return [Unit(0, f"{sum(file.rows for file in files):,} documents", {}, sum(file.bytes for file in files))]
+
+
+def _index(stage: Stage[DedupConfig]) -> Index:
+    """The new documents and those of the runs before, if any."""
+    return Index(stage.inputs, stage.config.within)
+
+
+@contextlib.contextmanager
+def _work(stage: Stage[DedupConfig], output: UnitOutput) -> Iterator[Path]:
+    """A folder for temporary files; where DuckDB finds no room, there or in memory, the error says what to do."""
+    scratch = output.scratch / "work"
+    scratch.mkdir()
+    try:
+        yield scratch
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise StageError(
+            f"stage {stage.name!r}: DuckDB could not group the documents: {error}. It may hold "
+            f"{stage.config.memory_limit_mb} MB of memory (memory_limit_mb) and spills to {scratch}: "
+            "give it more of the one or of the other and start again"
+        ) from error
+
+
+def _write(output: UnitOutput, kind: str, values: NDArray[Any]) -> None:
+    with output.file(kind, f".u{8 * values.itemsize}") as file:
+        file.write(values.data)
+        file.rows = len(values)
+
+
+def _count_documents(output: UnitOutput, signatures: StageRef) -> None:
+    """Count the documents of a stage that passes all of them on."""
+    counts = signatures.committed().counts
+    output.count(read=counts["kept"], kept=counts["kept"], bytes_in=counts["bytes_in"], bytes_out=counts["bytes_in"])
+
+
+def _rows_of_shard(file: File, shard: int) -> pa.Table:
     """Read the decisions over one shard, in order; row groups of other shards are skipped by their statistics."""
     filesystem, path = fsspec.core.url_to_fs(file.path)
     return pq.read_table(path, filesystem=filesystem, filters=[("shard", "==", shard)]).combine_chunks()
 
 
 def _ledger_rows(gone: pa.Table, duplicates: pa.Table, config: Mapping[str, Any]) -> pa.Table:
-    exact = pc.equal(duplicates["rule"], EXACT)
-    verified = duplicates["containment"].is_valid()
-    threshold = pa.scalar(config["containment"], pa.float64())
+    rules = duplicates["rule"]
+    # Without verification only the estimate is known, and the bands have no sharp threshold.
+    measure, threshold = "estimated", None
+    if config["verify"]:
+        name = next(name for name in ("coverage", "containment", "jaccard") if config[name])
+        measure, threshold = {"jaccard": "similarity"}.get(name, name), float(config[name])
+    near = pc.equal(rules, MINHASH)
     return pa.table(
         {
             "id": duplicates["id"],
             "source": duplicates["source"],
             "action": pa.repeat("dropped", len(duplicates)),
-            "rule": pc.if_else(exact, EXACT_RULE, NEAR_RULE),
-            # Without verification only the estimate is known, and the bands have no sharp threshold.
-            "value": pc.coalesce(duplicates["containment"], duplicates["estimated"]),
-            "threshold": pc.if_else(exact, 1.0, pc.if_else(verified, threshold, None)),
+            "rule": pa.array(list(RULES.values())).take(pc.index_in(rules, pa.array(list(RULES)))),
+            "value": duplicates[measure],
+            "threshold": pc.if_else(
+                near, pa.scalar(threshold, pa.float64()), pc.if_else(pc.equal(rules, EXACT), 1.0, None)
+            ),
             "twin": duplicates["twin"],
             "bytes": pc.binary_length(gone["text"]),
         }

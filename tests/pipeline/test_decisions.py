@@ -45,12 +45,12 @@ def test_no_document_is_decided_on_in_an_empty_shard():
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("words >", "is no SQL condition"),
+        ("words >", "is no SQL expression"),
         ("", "not true or false"),
-        ("words > 3; DROP TABLE signals", "is no SQL condition"),
-        ("words > 3 FROM signals", "is no SQL condition"),
+        ("words > 3; DROP TABLE signals", "is no SQL expression"),
+        ("words > 3 FROM signals", "is no SQL expression"),
         ("words > 3, language = 'en'", "not true or false"),
-        ("words > (SELECT avg(words) FROM signals)", "a query inside the condition"),
+        ("words > (SELECT avg(words) FROM signals)", "a query inside the expression"),
         ("words > avg(words) OVER ()", "a window over documents"),
         ("words > max(words)", "the function max looks at more than one document"),
         ("random() < 0.5", "the function random may give another answer"),

@@ -12,7 +12,7 @@ import pyarrow as pa
 from hypothesis import settings
 
 from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
+from pipeline.dedup.stages import Candidates, Deduplicate, Duplicates, PreferenceOrder, Signatures
 from pipeline.documents import DOCUMENT_SCHEMA, document_id
 from pipeline.execution import run_stage
 from pipeline.stage import Stage, StageConfig, Unit, UnitOutput
@@ -61,22 +61,29 @@ def shard(
 
 
 def deduplicate(
-    tables: Sequence[pa.Table], root: Path, config: DedupConfig | None = None, workers: int = 0
+    tables: Sequence[pa.Table],
+    root: Path,
+    config: DedupConfig | None = None,
+    workers: int = 0,
+    known: Committed | None = None,
 ) -> dict[str, Committed]:
-    """Run the three stages over shards and return what each committed."""
+    """Run all stages over shards and return what each committed; `known` is the `duplicates` of an earlier run."""
     config = config or DedupConfig()
     store = Store.at(root)
     refs: dict[str, StageRef] = {}
     committed: dict[str, Committed] = {}
+    earlier = {} if known is None else {"known": StageRef(known.name, known.fingerprint, known.path)}
 
     def run(stage: Stage[Any], stage_workers: int) -> None:
         refs[stage.name] = store.ref(stage.name, stage.fingerprint())
         committed[stage.name] = run_stage(stage, store, stage_workers)
 
     run(Given(tables), 0)
-    run(Signatures(config, {"ingest": refs["ingest"]}), workers)
-    run(Duplicates(config, {"ingest": refs["ingest"], "signatures": refs["signatures"]}), workers)
-    run(Deduplicate(config, {"ingest": refs["ingest"], "duplicates": refs["duplicates"]}), workers)
+    run(Signatures(config, refs.copy()), workers)
+    run(PreferenceOrder(config, {**refs, **earlier}), workers)
+    run(Candidates(config, {**refs, **earlier}), workers)
+    run(Duplicates(config, {**refs, **earlier}), workers)
+    run(Deduplicate(config, {name: refs[name] for name in ("ingest", "duplicates")}), workers)
     return committed
 
 
@@ -101,6 +108,16 @@ def shingles(text: str, length: int = 5) -> set[tuple[str, ...]]:
     if not found:
         return set()
     return {found[start : start + length] for start in range(max(1, len(found) - length + 1))}
+
+
+def covered(text: str, others: set[tuple[str, ...]], length: int = 5) -> float:
+    """The share of the words of an ASCII text that lie in one of other shingles."""
+    found = words(text)
+    marked = [False] * len(found)
+    for start in range(max(1, len(found) - length + 1)):
+        if found[start : start + length] in others:
+            marked[start : start + length] = [True] * len(found[start : start + length])
+    return sum(marked) / len(found)
 
 
 class Writer:
