@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.dedup.components import component_twins
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.evidence import gather_evidence
-from pipeline.dedup.index import BATCH_ROWS, Column, Index, SignatureTable
+from pipeline.dedup.index import BATCH_ROWS, Column, Index, SignatureTable, blocks, scratch_column
 from pipeline.dedup.order import EXACT_COPY, NO_COPY, URL_COPY
 from pipeline.dedup.verification import NONE, Thresholds, Verified, estimated_similarity, verified_twins
 from pipeline.sql import quoted
@@ -44,8 +44,8 @@ URL) or `minhash`; `twin` is the id of a document that stays, and so names the c
 the signatures, `coverage` the share of the removed document's words in shingles that the twin has, `containment` the
 share of its distinct shingles that the twin has, `similarity` the Jaccard similarity of the two sets; these three are
 null without verification, and all are null for the rule `url`. `shard` and `row` are where the document lies in the
-input; the twin may be in that of an earlier run, the `ingest` stage with the fingerprint `twin_ingest`. An exact copy of
-a document that is itself removed has that one's twin, rule and figures."""
+input; the twin may be in that of an earlier run, the `ingest` stage with the fingerprint `twin_ingest`. An exact copy
+of a document that is itself removed has that one's twin, rule and figures."""
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -55,7 +55,7 @@ class Decisions:
     """What becomes of the new documents of an index.
 
     `kept` (documents,) is the rank of the document that stays for each new one, its own where it stays, by rank from
-    the first new one on.
+    the first new one on. It lies in a file of that name in the scratch folder.
     """
 
     def __init__(
@@ -69,9 +69,10 @@ class Decisions:
         self._first = Column.of([new], "order", "first", np.uint32, scratch)
         self._measures = np.empty((len(MEASURES), 0))
         self._near = np.empty(0, np.uint32)
-        everyone = np.arange(new.start, new.end, dtype=np.uint32)
-        self.kept = everyone.copy()
-        if len(everyone):
+        self.kept = scratch_column(scratch / "kept", new.size, np.uint32)
+        for block in blocks(new.start, new.end):
+            self.kept[block - np.uint32(new.start)] = block
+        if new.size:
             self._decide(candidates)
             self._follow_copies()
 
@@ -105,7 +106,7 @@ class Decisions:
         """A copy goes for what stays for the document that it is a copy of, which may be known."""
         start = self._index.new.start
         kept = Column.of(self._index.known, "duplicates", "kept", np.uint32, self._scratch).extended(start, self.kept)
-        for block in _blocks(self._index.new.start, self._index.new.end):
+        for block in blocks(self._index.new.start, self._index.new.end):
             copies = block[self._copy[block] != NO_COPY]
             self.kept[copies - np.uint32(start)] = kept[self._first[copies]]
 
@@ -136,7 +137,7 @@ class Decisions:
         """Positions, rules and measures of what goes, many documents at a time."""
         start = np.uint32(self._index.new.start)
         positions = Column.of(self._index.segments, "order", "position", np.uint32, self._scratch)
-        for block in _blocks(self._index.new.start, self._index.new.end):
+        for block in blocks(self._index.new.start, self._index.new.end):
             gone = block[self.kept[block - start] != block]
             copy, leader = self._copy[gone], self._first[gone]
             # An exact copy of a near duplicate goes as that one does; where that one is known, its row says how.
@@ -159,11 +160,6 @@ class Decisions:
                     "leader": pa.array(positions[leader], mask=~(exact & known)),
                 }
             )
-
-
-def _blocks(start: int, end: int) -> Iterator[NDArray[np.uint32]]:
-    for at in range(start, end, BATCH_ROWS):
-        yield np.arange(at, min(at + BATCH_ROWS, end), dtype=np.uint32)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -195,6 +195,20 @@ def mapped(file: File, dtype: DTypeLike, scratch: Path) -> NDArray[Any]:
     return np.asarray(np.memmap(path, dtype, "r"))
 
 
+def scratch_column(path: Path, size: int, dtype: DTypeLike) -> NDArray[Any]:
+    """Zeros in a new file, memory-mapped: what exceeds memory, the system writes out."""
+    if size == 0:  # cannot be mapped
+        path.touch()
+        return np.empty(0, dtype)
+    return np.asarray(np.memmap(path, dtype, "w+", shape=(size,)))
+
+
+def blocks(start: int, end: int) -> Iterator[NDArray[np.uint32]]:
+    """The numbers from `start` to `end`, BATCH_ROWS at a time."""
+    for at in range(start, end, BATCH_ROWS):
+        yield np.arange(at, min(at + BATCH_ROWS, end), dtype=np.uint32)
+
+
 class SignatureTable:
     """The signature shards of an index as one out-of-core table, `signatures`, in DuckDB.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.decisions import columns_of, evaluate
 from pipeline.dedup.buckets import buckets, mark_copies
 from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.index import Column, Index, SignatureTable
+from pipeline.dedup.index import Column, Index, SignatureTable, blocks, scratch_column
 from pipeline.dedup.urls import url_digests
 from pipeline.sql import quoted
 
@@ -31,17 +31,22 @@ class Order:
     """What the stage `order` finds out of the documents of a run.
 
     `rank` and `scope` are by position, `position`, `first` and `copy` by rank, all of the new documents alone, from
-    the first of them on.
+    the first of them on. Each lies in a file of its name in the scratch folder, so that memory does not bound them.
     """
 
     def __init__(self, index: Index, config: DedupConfig, scratch: Path, threads: int) -> None:
         """Order the documents. Temporary files go to `scratch`."""
         size, start = index.new.size, index.new.start
-        self.position = np.empty(size, np.uint32)
-        self.rank = np.empty(size, np.uint32)
-        self.first = np.arange(start, start + size, dtype=np.uint32)
-        self.copy = np.zeros(size, np.uint8)
-        self.scope = _scopes(index, config.within) if config.within is not None else None
+        self.position = scratch_column(scratch / "position", size, np.uint32)
+        self.rank = scratch_column(scratch / "rank", size, np.uint32)
+        self.first = scratch_column(scratch / "first", size, np.uint32)
+        self.copy = scratch_column(scratch / "copy", size, np.uint8)
+        self.scope: NDArray[np.uint64] | None = None
+        if config.within is not None:
+            self.scope = scratch_column(scratch / "scope", size, np.uint64)
+            _fill_scopes(index, config.within, self.scope)
+        for block in blocks(start, index.new.end):
+            self.first[block - np.uint32(start)] = block
         if not size:
             return
         with SignatureTable(index, scratch, config.memory_limit_mb, threads) as signatures:
@@ -85,13 +90,11 @@ class Order:
         self.rank[self.position - np.uint32(start)] = np.arange(start, start + filled, dtype=np.uint32)
 
 
-def _scopes(index: Index, within: str) -> NDArray[np.uint64]:
-    """A hash of the value of `within` for each new document, by position from the first of them on."""
-    scopes = np.empty(index.new.size, np.uint64)
+def _fill_scopes(index: Index, within: str, scopes: NDArray[np.uint64]) -> None:
+    """Hash the value of `within` of each new document, by position from the first of them on."""
     hashed = f"md5_number_lower(coalesce(CAST(({within}\n) AS VARCHAR), ''))"
     for positions, values in _evaluated(index, "within", hashed):
         scopes[positions - index.new.start] = values.to_numpy()
-    return scopes
 
 
 def _evaluated(index: Index, name: str, expression: str) -> Iterator[tuple[NDArray[np.int64], pa.ChunkedArray]]:

@@ -1,4 +1,4 @@
-"""The stages of deduplication: signatures of each shard, order, pairs and decisions over all, removal shard by shard."""
+"""The stages of deduplication: signatures by shard, order, pairs and decisions over all documents, removal by shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.dedup.buckets import bucket_pairs, buckets
 from pipeline.dedup.config import CANDIDATE_FIELDS, DECISION_FIELDS, ORDER_FIELDS, SIGNATURE_FIELDS, DedupConfig
@@ -79,7 +78,8 @@ class Signatures(Stage[DedupConfig]):
 class PreferenceOrder(Stage[DedupConfig]):
     """The rank of each document in the order of preference, and the copies by words or URL: one unit over all.
 
-    Raw little-endian files: `rank` and (with `within`) `scope` by position, `position`, `first` and `copy` by rank.
+    Raw files of little-endian numbers: `rank` and (with `within`) `scope` by position; `position`, `first` and `copy`
+    by rank.
     """
 
     name = "order"
@@ -100,16 +100,8 @@ class PreferenceOrder(Stage[DedupConfig]):
         index = _index(self)
         with _work(self, output) as scratch:
             order = Order(index, self.config, scratch, available_cores())
-        files: dict[str, NDArray[Any]] = {
-            "rank": order.rank,
-            "position": order.position,
-            "first": order.first,
-            "copy": order.copy,
-        }
-        if order.scope is not None:
-            files["scope"] = order.scope
-        for kind, values in files.items():
-            _write(output, kind, values)
+            for kind in ("rank", "position", "first", "copy", *(["scope"] if order.scope is not None else [])):
+                output.adopt(kind, scratch / kind, f"{unit.index:05d}.bin", index.new.size)
         _count_documents(output, self.inputs["signatures"])
 
 
@@ -161,8 +153,8 @@ class Candidates(Stage[DedupConfig]):
 class Duplicates(Stage[DedupConfig]):
     """Which documents are duplicates of which: one unit over all pairs. Removes nothing itself.
 
-    `duplicates` has a row for each document to remove; `kept`, a raw little-endian file, the rank of the document that
-    stays for each, by rank.
+    `duplicates` has a row for each document to remove; `kept`, a raw file of little-endian numbers, the rank of the
+    document that stays for each, by rank.
     """
 
     name = "duplicates"
@@ -191,7 +183,7 @@ class Duplicates(Stage[DedupConfig]):
                 sink.write(rows)
                 for found in pc.value_counts(rows["rule"]):
                     counts[str(found["values"])] += found["counts"].as_py()
-        _write(output, "kept", decisions.kept)
+            output.adopt("kept", scratch / "kept", f"{unit.index:05d}.bin", index.new.size)
         _count_documents(output, self.inputs["signatures"])
         output.count(exact_duplicates=counts[EXACT], url_duplicates=counts[URL], near_duplicates=counts[MINHASH])
 
@@ -272,12 +264,6 @@ def _work(stage: Stage[DedupConfig], output: UnitOutput) -> Iterator[Path]:
             f"{stage.config.memory_limit_mb} MB of memory (memory_limit_mb) and spills to {scratch}: "
             "give it more of the one or of the other and start again"
         ) from error
-
-
-def _write(output: UnitOutput, kind: str, values: NDArray[Any]) -> None:
-    with output.file(kind, f".u{8 * values.itemsize}") as file:
-        file.write(values.data)
-        file.rows = len(values)
 
 
 def _count_documents(output: UnitOutput, signatures: StageRef) -> None:
