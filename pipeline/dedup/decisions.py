@@ -55,7 +55,8 @@ class Decisions:
     """What becomes of the new documents of an index.
 
     `kept` (documents,) is the rank of the document that stays for each new one, its own where it stays, by rank from
-    the first new one on. It lies in a file of that name in the scratch folder.
+    the first new one on. It lies in a file of that name in the scratch folder. `compared` counts the documents in
+    candidate pairs, known ones included.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Decisions:
         self._first = Column.of([new], "order", "first", np.uint32, scratch)
         self._measures = np.empty((len(MEASURES), 0))
         self._near = np.empty(0, np.uint32)
+        self.compared = 0
         self.kept = scratch_column(scratch / "kept", new.size, np.uint32)
         for block in blocks(new.start, new.end):
             self.kept[block - np.uint32(new.start)] = block
@@ -79,6 +81,7 @@ class Decisions:
     def _decide(self, candidates: Sequence[File]) -> None:
         pairs = _SortedPairs(self._index, candidates, self._config, self._scratch, self._threads)
         ranks = pairs.occurring
+        self.compared = len(ranks)
         positions = Column.of(self._index.segments, "order", "position", np.uint32, self._scratch)
         evidence = gather_evidence(
             ranks,

@@ -186,6 +186,7 @@ class Duplicates(Stage[DedupConfig]):
             output.adopt("kept", scratch / "kept", f"{unit.index:05d}.bin", index.new.size)
         _count_documents(output, self.inputs["signatures"])
         output.count(exact_duplicates=counts[EXACT], url_duplicates=counts[URL], near_duplicates=counts[MINHASH])
+        output.count(compared=decisions.compared)
 
 
 class Deduplicate(Stage[DedupConfig]):
