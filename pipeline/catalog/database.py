@@ -22,17 +22,18 @@ class CatalogError(ValueError):
     """The catalog cannot answer; the message says why and what to do."""
 
 
-def build(workspace: Path | str, stages: Mapping[str, StageRef | Committed]) -> Path:
+def build(workspace: Path | str, stages: Mapping[str, StageRef | Committed], known: StageRef | None = None) -> Path:
     """Write `<workspace>/corpus.duckdb`, views over the files that the stages of a run have committed, and return it.
 
-    `stages` are those of the run in their order; what a stage that is not committed yet would show is empty. The file
-    takes the place of the old one in one step: who has that one open keeps it, and nobody waits. It holds no data, and
-    absolute paths: build it again where the workspace has moved.
+    `stages` are those of the run in their order; what a stage that is not committed yet would show is empty. `known` is
+    the `duplicates` stage of the run that this one was compared with. The file takes the place of the old one in one
+    step: who has that one open keeps it, and nobody waits. It holds no data, and absolute paths: build it again where
+    the workspace has moved.
     """
     from pipeline.catalog.views import Run, views  # brings the kernels of the stages, which a query does not need
 
     path = Path(workspace, CATALOG)
-    run = Run(stages)
+    run = Run(stages, known)
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder, CATALOG)
         with duckdb.connect() as connection:

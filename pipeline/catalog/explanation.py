@@ -2,89 +2,74 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from pipeline.catalog.database import CatalogError, connect
+from pipeline.catalog.diff import word_diff
+from pipeline.catalog.relations import parquet
+from pipeline.store import MANIFEST, StageRef, read_json
 
 SHORTEST_PREFIX = 4
 CANDIDATES = 5
 COPIES = 20
 EXCERPT_CHARACTERS = 500
-DIFF_LINES = 2000  # of each text
-DIFF_OUTPUT_LINES = 200
-LINE_CHARACTERS = 400
 
 _HEX = re.compile(r"[0-9a-f]{1,32}")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
 def explain(workspace: Path | str, key: str) -> dict[str, Any]:
     """Return everything about the document with this id (or the beginning of one), URL or locator, as JSON values.
 
-    Keys: `document` (origin, size, beginning of the text); `outcome` (kept or not, by which stage and rule);
-    `decisions` (one for each stage that it came to: action, rule, value, threshold, twin, bytes, detail); `duplicate`
-    (its twin with similarities and a diff) or null; `copies` and `copies_count` (documents that went because it
-    stayed); `signals` or null; `rules` (each rule of the filter: value, threshold, verdict and source); `edit` (a diff
-    of what the filter removed) or null; `tokens` (split, shard, offset and length) or null.
+    Keys: `document` (origin, size, beginning of the text; `ingest` is the fingerprint of the stage that holds it);
+    `known` (whether only an earlier run, with which this one was compared, has the document; then there are no
+    decisions); `outcome` (kept or not, by which stage and rule; null for a known one); `decisions` (one for each stage
+    that it came to: action, rule, value, threshold, twin, bytes, detail); `duplicate` or null: its row of the view
+    `duplicates`, `reason` (the rule in words), `twin_outcome` (null for a known twin), and `diff`, the pieces that turn
+    its text into the twin's (`pipeline.catalog.diff.Piece`); `copies` and `copies_count` (documents that went because
+    it stayed); `signals` or null; `rules` (each rule of the filter: value, threshold, verdict and source); `edits` (of
+    each stage that changed the text and wrote it: `stage`, `rules` and `diff`); `tokens` (split, shard, offset and
+    length) or null.
 
     Raises CatalogError where no document or more than one answers to the key.
     """
     with connect(workspace) as connection:
         document = _find(connection, key)
-        decisions = _decisions(connection, document["id"])
-        duplicate = _duplicate(connection, document["id"])
+        known = document.pop("known")
+        document_id = document["id"]
+        decisions = [] if known else _decisions(connection, document_id)
         copies = _rows(
             connection,
-            "SELECT id, rule, estimated, similarity, containment, source, locator, url FROM duplicates "
-            "WHERE twin = $1 ORDER BY rule, source, locator, id",
-            document["id"],
+            "SELECT id, rule, estimated, coverage, containment, similarity, source, locator, url FROM duplicates "
+            "WHERE twin = $1 AND twin_known = $2 ORDER BY rule, source, locator, id",
+            document_id,
+            known,
         )
-        signals = _one(connection, "SELECT * FROM signals WHERE id = $1", document["id"])
         return {
             "document": document,
-            "outcome": _outcome(decisions),
+            "known": known,
+            "outcome": None if known else _outcome(decisions),
             "decisions": decisions,
-            "duplicate": duplicate,
+            "duplicate": None if known else _duplicate(connection, document_id),
             "copies": copies[:COPIES],
             "copies_count": len(copies),
-            "signals": signals,
-            "rules": _rules(connection, document["id"]),
-            "edit": _edit(connection, document["id"], decisions),
-            "tokens": _one(
+            "signals": None if known else _one(connection, "SELECT * FROM signals WHERE id = $1", document_id),
+            "rules": [] if known else _rules(connection, document_id),
+            "edits": _edits(connection, document_id, decisions),
+            "tokens": None
+            if known
+            else _one(
                 connection,
                 'SELECT split, path, "offset", tokens, text_bytes FROM token_index WHERE id = $1',
-                document["id"],
+                document_id,
             ),
         }
-
-
-def text_diff(old: str, new: str, old_name: str, new_name: str) -> str:
-    """Return a unified diff by lines, long lines cut at sentences; bounded, with a last line that says so."""
-    before, after = _diff_lines(old), _diff_lines(new)
-    names = (old_name, new_name)
-    lines = list(difflib.unified_diff(before[:DIFF_LINES], after[:DIFF_LINES], *names, lineterm="", n=1))
-    shown = [_shortened(line) for line in lines[:DIFF_OUTPUT_LINES]]
-    if len(lines) > len(shown) or max(len(before), len(after)) > DIFF_LINES:
-        shown.append("… (the rest of the difference is not shown)")
-    return "\n".join(shown)
-
-
-def _shortened(line: str) -> str:
-    return line if len(line) <= LINE_CHARACTERS else line[:LINE_CHARACTERS] + "…"
-
-
-def _diff_lines(text: str) -> list[str]:
-    return [
-        piece
-        for line in text.splitlines()
-        for piece in (_SENTENCE_END.split(line) if len(line) > LINE_CHARACTERS // 2 else [line])
-    ]
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> list[dict[str, Any]]:
@@ -97,23 +82,26 @@ def _one(connection: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> d
 
 
 def _find(connection: duckdb.DuckDBPyConnection, key: str) -> dict[str, Any]:
-    """Return the one document that a key names; of one that the ingest stage dropped only the ledger knows."""
-    found = _rows(
-        connection,
-        f"""
-        WITH known AS (
-            SELECT id, source, locator, url, false AS in_detail FROM ingested
+    """Return the one document that a key names; of one that the ingest stage dropped only the ledger knows.
+
+    Documents of earlier runs answer only where none of this run does.
+    """
+    prefix = len(key) >= SHORTEST_PREFIX and bool(_HEX.fullmatch(key))
+    named = "($2 AND starts_with(id, $1)) OR url = $1 OR locator = $1 OR source || ' ' || locator = $1"
+    own = f"""
+        WITH listed AS (
+            SELECT id, ingest, source, locator, url, false AS in_detail FROM ingested
             UNION ALL
-            SELECT id, source, NULL, NULL, starts_with(detail, $1 || ': ') FROM ledger
+            SELECT id, NULL, source, NULL, NULL, starts_with(detail, $1 || ': ') FROM ledger
             WHERE stage = 'ingest' AND action = 'dropped')
-        SELECT * FROM known
-        WHERE ($2 AND starts_with(id, $1)) OR url = $1 OR locator = $1 OR source || ' ' || locator = $1 OR in_detail
-        ORDER BY source, locator, id
-        LIMIT {CANDIDATES + 1}
-        """,
-        key,
-        len(key) >= SHORTEST_PREFIX and bool(_HEX.fullmatch(key)),
-    )
+        SELECT id, ingest, source, locator FROM listed WHERE {named} OR in_detail
+        """
+    known = f"SELECT id, any_value(ingest) AS ingest, source, locator FROM known_documents WHERE {named} GROUP BY ALL"
+    order = f"ORDER BY source, locator, id LIMIT {CANDIDATES + 1}"
+    found = _rows(connection, f"{own} {order}", key, prefix)
+    is_known = not found
+    if is_known:
+        found = _rows(connection, f"{known} {order}", key, prefix)
     if not found:
         raise CatalogError(_unknown(connection, key))
     if len(found) > 1:
@@ -122,14 +110,19 @@ def _find(connection: duckdb.DuckDBPyConnection, key: str) -> dict[str, Any]:
         raise CatalogError(f"{key!r} names more than one document; take an id:\n{listed}{more}")
     whole = _one(
         connection,
-        f"SELECT id, source, locator, url, date, license, language, metadata, text_bytes, "
-        f"left(text, {EXCERPT_CHARACTERS}) AS excerpt FROM ingested WHERE id = $1",
+        f"SELECT id, source, locator, url, date, license, language, metadata, text_bytes, ingest, "
+        f"left(text, {EXCERPT_CHARACTERS}) AS excerpt FROM {_VIEWS[is_known]} WHERE id = $1 AND ingest = $2",
         found[0]["id"],
+        found[0]["ingest"],
     )
     if whole is None:
-        return {"id": found[0]["id"], "source": found[0]["source"]}
+        return {"id": found[0]["id"], "source": found[0]["source"], "known": False}
     whole["metadata"] = json.loads(whole["metadata"]) if whole["metadata"] else None
-    return whole
+    return {**whole, "known": is_known}
+
+
+_VIEWS = {False: "ingested", True: "known_documents"}
+"""The view that holds a document, by whether it is known from an earlier run."""
 
 
 def _unknown(connection: duckdb.DuckDBPyConnection, key: str) -> str:
@@ -174,36 +167,87 @@ def _duplicate(connection: duckdb.DuckDBPyConnection, document_id: str) -> dict[
     found = _one(connection, "SELECT * FROM duplicates WHERE id = $1", document_id)
     if found is None:
         return None
-    texts = _texts(connection, "ingested", document_id, found["twin"])
-    names = (f"{document_id[:12]} (went)", f"{found['twin'][:12]} (stays)")
-    found["diff"] = text_diff(texts.get(document_id, ""), texts.get(found["twin"], ""), *names)
+    config = _config(connection, "duplicates") or {}
+    text, twin_text = (
+        _one(connection, f"SELECT text FROM {_VIEWS[known]} WHERE id = $1 AND ingest = $2", name, ingest)
+        for name, ingest, known in (
+            (document_id, _ingest(connection), False),
+            (found["twin"], found["twin_ingest"], found["twin_known"]),
+        )
+    )
+    found["reason"] = _reason(found, config)
+    found["twin_outcome"] = None if found["twin_known"] else _outcome(_decisions(connection, found["twin"]))
+    found["diff"] = _diff(text, twin_text) if text and twin_text else []
     return found
 
 
-def _edit(connection: duckdb.DuckDBPyConnection, document_id: str, decisions: list[dict[str, Any]]) -> str | None:
-    if not any(row["action"] == "edited" for row in decisions):
+def _reason(duplicate: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return the rule that a duplicate went by in words, with what was measured and what was asked."""
+    from pipeline.dedup.decisions import EXACT, URL  # brings kernels
+
+    if duplicate["rule"] == EXACT:
+        return "it has the same words in the same order (case, punctuation and white space aside)"
+    if duplicate["rule"] == URL:
+        return "it has the same canonical URL, and of each URL one document stays, whatever the texts"
+    if duplicate["coverage"] is None:
+        return "candidate pairs of MinHash connect it with the twin, directly or through others; nothing was verified"
+    measures = [
+        (f"{duplicate['coverage']:.1%} of its words lie in shingles that the twin has, too", config["coverage"]),
+        (f"the twin holds {duplicate['containment']:.1%} of its shingles", config["containment"]),
+        (f"the two sets of shingles have a Jaccard similarity of {duplicate['similarity']:.3f}", config["jaccard"]),
+    ]
+    return " and ".join(f"{said} (at least {least:g} was asked)" for said, least in measures if least)
+
+
+def _ingest(connection: duckdb.DuckDBPyConnection) -> str:
+    stage = _one(connection, "SELECT fingerprint FROM stages WHERE stage = 'ingest'")
+    return stage["fingerprint"] if stage else ""
+
+
+def _config(connection: duckdb.DuckDBPyConnection, stage: str) -> dict[str, Any] | None:
+    """Return the configuration that a stage was committed with; None where it is not committed."""
+    found = _one(connection, "SELECT path FROM stages WHERE stage = $1 AND committed", stage)
+    if found is None:
         return None
-    before, after = _texts(connection, "ingested", document_id), _texts(connection, "documents", document_id)
-    if document_id not in after:
-        return None  # edited, then dropped
-    return text_diff(before[document_id], after[document_id], "ingested", "kept")
+    config: dict[str, Any] = read_json(f"{found['path']}/{MANIFEST}")["config"]
+    return config
 
 
-def _texts(connection: duckdb.DuckDBPyConnection, view: str, *ids: str) -> dict[str, str]:
-    rows = _rows(connection, f"SELECT id, text FROM {view} WHERE id IN (SELECT unnest($1))", list(ids))
-    return {row["id"]: row["text"] for row in rows}
+def _diff(old: Mapping[str, str], new: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [asdict(piece) for piece in word_diff(old["text"], new["text"])]
+
+
+def _edits(
+    connection: duckdb.DuckDBPyConnection, document_id: str, decisions: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return what each stage changed in the text, from the documents that it wrote."""
+    rules: dict[str, list[str]] = {}
+    for row in decisions:
+        if row["action"] == "edited":
+            rules.setdefault(row["stage"], []).append(row["rule"])
+    edits: list[dict[str, Any]] = []
+    before = _one(connection, "SELECT text FROM ingested WHERE id = $1", document_id) if rules else None
+    for stage, names in rules.items():
+        place = _one(connection, "SELECT fingerprint, path FROM stages WHERE stage = $1", stage)
+        assert place is not None
+        files = StageRef(stage, place["fingerprint"], place["path"]).committed().files("documents")
+        written = parquet(files, {"id": "VARCHAR", "text": "VARCHAR"})
+        after = _one(connection, f"SELECT text FROM ({written}) WHERE id = $1", document_id)
+        if before is None or after is None:
+            break  # edited, then dropped by the same stage
+        edits.append({"stage": stage, "rules": names, "diff": _diff(before, after)})
+        before = after
+    return edits
 
 
 def _rules(connection: duckdb.DuckDBPyConnection, document_id: str) -> list[dict[str, Any]]:
     """Return the verdict of every rule of the filter on the document's signals."""
-    stage = _one(connection, "SELECT path FROM stages WHERE stage = 'filter' AND committed")
+    identity = _config(connection, "filter")
     signals = connection.sql("SELECT * FROM signals WHERE id = $1", params=[document_id]).to_arrow_table()
-    if signals.num_rows == 0 or stage is None:
+    if signals.num_rows == 0 or identity is None:
         return []
     from pipeline.filter import FilterConfig, verdicts
-    from pipeline.store import MANIFEST, read_json
 
-    identity = read_json(f"{stage['path']}/{MANIFEST}")["config"]
     config = FilterConfig(**{name: identity[name] for name in FilterConfig.model_fields})
     if not config.rule_sets() and not config.decisions:
         return []

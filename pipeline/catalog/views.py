@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from pipeline.annotate import SIGNALS_SCHEMA
 from pipeline.catalog.relations import columns_of, parquet, values
 from pipeline.decontamination.stage import MATCHES_SCHEMA
-from pipeline.dedup.decisions import DUPLICATES_SCHEMA
+from pipeline.dedup.decisions import DUPLICATES_SCHEMA, EXACT, MINHASH, URL
+from pipeline.dedup.index import known_runs
 from pipeline.documents import DOCUMENT_SCHEMA
 from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.perplexity.buckets import PerplexityRules
@@ -67,12 +68,16 @@ FROM (
 GROUP BY source, kind, action ORDER BY found DESC, source, kind, action
 """
 
-_CLUSTERS = """
-SELECT cluster AS twin, count(*) + 1 AS size, coalesce(sum(went.bytes), 0)::BIGINT AS bytes,
-    count(*) FILTER (duplicates.rule = 'exact') AS exact, min(similarity) AS lowest_similarity,
-    any_value(twin_source) AS source, any_value(twin_locator) AS locator, any_value(twin_url) AS url
-FROM duplicates LEFT JOIN (SELECT id, bytes FROM ledger WHERE stage = 'deduplicate') AS went USING (id)
-GROUP BY cluster ORDER BY size DESC, bytes DESC, twin
+_CLUSTERS = f"""
+SELECT twin, twin_known AS known, count(*) + 1 AS size, coalesce(sum(went.bytes), 0)::BIGINT AS bytes,
+    count(*) FILTER (duplicates.rule = '{EXACT}') AS exact, count(*) FILTER (duplicates.rule = '{URL}') AS same_url,
+    count(*) FILTER (duplicates.rule = '{MINHASH}') AS near,
+    min(coverage) AS lowest_coverage, min(similarity) AS lowest_similarity,
+    any_value(twin_source) AS source, any_value(twin_locator) AS locator, any_value(twin_url) AS url,
+    twin_ingest AS ingest
+FROM duplicates
+    LEFT JOIN (SELECT id, bytes FROM ledger WHERE stage = 'deduplicate' AND action = 'dropped') AS went USING (id)
+GROUP BY twin, twin_ingest, twin_known ORDER BY size DESC, bytes DESC, twin, twin_ingest
 """
 
 _TOKENS = """
@@ -94,8 +99,11 @@ class View(NamedTuple):
 class Run:
     """The stages of one run, in order, each with its manifest where it is committed."""
 
-    def __init__(self, stages: Mapping[str, StageRef | Committed]) -> None:
+    def __init__(self, stages: Mapping[str, StageRef | Committed], known: StageRef | None = None) -> None:
+        """`known` is the `duplicates` stage of the run that this one was compared with."""
         self.refs = dict(stages)
+        self.known_ingests = [earlier["ingest"].committed() for earlier in known_runs(known)]
+        """The ingest stages of the earlier runs, the oldest first."""
         self.committed: dict[str, Committed] = {}
         for name, stage in stages.items():
             if isinstance(stage, Committed):
@@ -110,6 +118,10 @@ class Run:
     def has(self, stage: str, kind: str) -> bool:
         """Whether a stage is committed with files of a kind."""
         return bool(self.files(stage, kind))
+
+    def fingerprint(self, stage: str) -> str:
+        """The identity of a stage's output; empty where the run does not have it."""
+        return self.refs[stage].fingerprint if stage in self.refs else ""
 
     def last_of(self, stages: Sequence[str]) -> str:
         """The last of some stages that the run has; it need not be committed."""
@@ -132,7 +144,13 @@ def views(run: Run) -> Iterator[View]:
     yield View(
         "ingested",
         "every document that was read, as the ingest stage wrote it",
-        f"SELECT *, strlen(text)::BIGINT AS text_bytes FROM ({parquet(run.files('ingest', 'documents'), documents)})",
+        _ingested(run.files("ingest", "documents"), run.fingerprint("ingest")),
+    )
+    yield View(
+        "known_documents",
+        "every document of the earlier runs that this one was compared with, as their ingest stages wrote it",
+        " UNION ALL ".join(_ingested(stage.files("documents"), stage.fingerprint) for stage in run.known_ingests)
+        or _ingested([], ""),
     )
     yield View(
         "documents",
@@ -162,8 +180,16 @@ def views(run: Run) -> Iterator[View]:
     )
     yield View("benchmarks", "what was found of each evaluation set that the corpus was cleaned of", _benchmarks(run))
     yield View("privacy", "personal data found, by source and kind; counts only, values are kept nowhere", _PRIVACY)
-    yield View("duplicates", "each removed duplicate, the twin that stays and how alike they are", _duplicates(run))
-    yield View("clusters", "the groups of duplicates by the document that stays: size and bytes removed", _CLUSTERS)
+    yield View(
+        "duplicates",
+        "each removed duplicate, the rule, the twin that stays, which may be of an earlier run, and how alike they are",
+        _duplicates(run),
+    )
+    yield View(
+        "clusters",
+        "the groups of duplicates by the document that stays: documents that are one, and bytes removed",
+        _CLUSTERS,
+    )
     yield View("token_index", "where each document lies in the token shards", _token_index(run))
     yield View("shards", "the token shards", _shards(run))
     yield View("tokens", "tokens by source, language and split", _TOKENS)
@@ -261,12 +287,24 @@ FROM flow ORDER BY step, source
 """
 
 
+def _ingested(files: Sequence[File], fingerprint: str) -> str:
+    """The documents of an ingest stage, their sizes, and the stage's fingerprint: an id may stand in several."""
+    return (
+        f"SELECT *, strlen(text)::BIGINT AS text_bytes, {quoted(fingerprint)} AS ingest "
+        f"FROM ({parquet(files, columns_of(DOCUMENT_SCHEMA))})"
+    )
+
+
 def _duplicates(run: Run) -> str:
     decided = parquet(run.files("duplicates", "duplicates"), columns_of(DUPLICATES_SCHEMA))
+    columns = ", ".join(f"gone.{name}" for name in DUPLICATES_SCHEMA.names)
+    origin = "id, ingest, source, locator, url"
     return f"""
-SELECT gone.id, gone.rule, gone.twin, gone.estimated, gone.similarity, gone.containment, gone.cluster,
-    a.source, a.locator, a.url, b.source AS twin_source, b.locator AS twin_locator, b.url AS twin_url
-FROM ({decided}) AS gone LEFT JOIN ingested AS a ON a.id = gone.id LEFT JOIN ingested AS b ON b.id = gone.twin
+SELECT {columns}, gone.twin_ingest <> {quoted(run.fingerprint("ingest"))} AS twin_known, a.locator, a.url,
+    b.source AS twin_source, b.locator AS twin_locator, b.url AS twin_url
+FROM ({decided}) AS gone LEFT JOIN ingested AS a ON a.id = gone.id
+    LEFT JOIN (SELECT {origin} FROM ingested UNION ALL SELECT {origin} FROM known_documents) AS b
+        ON b.id = gone.twin AND b.ingest = gone.twin_ingest
 """
 
 

@@ -115,18 +115,20 @@ class DedupConfig(StageConfig):
         "one of each connected component of the candidate pairs, as datatrove and text-dedup do",
     )
     coverage: float = Field(
-        default=0.85,
+        default=0.82,
         ge=0,
         le=1,
         description="Least share of the removed document's words that lie in shingles which its kept twin has, too. "
-        "Edits at single places cost little of it (a tenth of the words: 17 %), other content costs its whole length; "
-        "a text inside a longer one passes, as nothing of it is lost",
+        "Edits at single places cost little of it (a tenth of the words: 18 %), other content costs its whole length; "
+        "a text inside a longer one passes, as nothing of it is lost. 0.82 refuses less than one in a hundred of the "
+        "edited copies that 14 x 8 bands propose, and keeps pages apart that share four fifths of a template",
     )
     containment: float = Field(
-        default=0.0,
+        default=0.5,
         ge=0,
         le=1,
-        description="Least share of the removed document's distinct shingles that its kept twin holds; 0 asks for none",
+        description="Least share of the removed document's distinct shingles that its kept twin holds; 0 asks for "
+        "none. It guards texts in which one phrase, over and over, makes most of the words",
     )
     jaccard: float = Field(
         default=0.0,

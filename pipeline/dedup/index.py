@@ -65,7 +65,7 @@ class Index:
 
     def __init__(self, inputs: Mapping[str, StageRef], within: str | None) -> None:
         """Raises IndexMismatch where signatures are of other documents, or made otherwise than those of this run."""
-        runs = [*_known(inputs.get(KNOWN)), dict(inputs)]
+        runs = [*known_runs(inputs.get(KNOWN)), dict(inputs)]
         self.segments: list[Segment] = []
         config = inputs["signatures"].committed().manifest["config"]
         for run in runs:
@@ -106,7 +106,7 @@ class Index:
         return [file for segment in self.segments for file in segment.signatures]
 
 
-def _known(ref: StageRef | None) -> Iterator[dict[str, StageRef]]:
+def known_runs(ref: StageRef | None) -> Iterator[dict[str, StageRef]]:
     """The stages of the runs that led to a `duplicates` stage, the oldest first: each names the one before it."""
     if ref is None:
         return
@@ -114,7 +114,7 @@ def _known(ref: StageRef | None) -> Iterator[dict[str, StageRef]]:
     inputs = ref.committed().manifest["inputs"]
     stages = {"duplicates" if name == KNOWN else name: fingerprint for name, fingerprint in inputs.items()}
     refs = {name: StageRef(name, fingerprint, f"{store}/{name}/{fingerprint}") for name, fingerprint in stages.items()}
-    yield from _known(refs.get("duplicates"))
+    yield from known_runs(refs.get("duplicates"))
     yield {**refs, "duplicates": ref}
 
 
@@ -123,7 +123,7 @@ def check_known(known: StageRef, signature_identity: Mapping[str, Any], within: 
 
     `signature_identity` is what the signatures of the new documents depend on.
     """
-    for run in _known(known):
+    for run in known_runs(known):
         _check_known(run, signature_identity, within)
 
 

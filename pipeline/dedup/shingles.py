@@ -4,10 +4,70 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_RADIX = np.uint64(0x9FB21C651E98DF25)  # odd, of mixed bits; the base of the rolling polynomial
+_RADIX = np.uint64(0x9FB21C651E98DF25)  # odd, of mixed bits; where the polynomials are evaluated
 _FINAL = np.uint64(0xD6E8FEB86659FD93)
 _32 = np.uint64(32)
 _FEW = 48  # up to so many, insertion beats the radix sort's counters
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def shingle_hash(state: np.uint64) -> np.uint64:
+    """The 32 bits of a polynomial's value by which a shingle is known."""
+    return ((state ^ (state >> _32)) * _FINAL) >> _32
+
+
+@numba.njit(nogil=True, cache=True)
+def _weigh(left: NDArray[np.uint64], weight: np.uint64, right: NDArray[np.uint64], target: NDArray[np.uint64]) -> None:
+    for place in range(len(target)):
+        target[place] = left[place] * weight + right[place]
+
+
+@numba.njit(nogil=True, cache=True)
+def polynomials(
+    words: NDArray[np.uint64], length: int, first: NDArray[np.uint64], second: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """Polynomial of every `length` consecutive words of a text of at least so many, modulo 2^64.
+
+    Those of 2, 4, 8, ... words are made of the ones of half as many, and the last ones added by the bits of `length`:
+    unlike a rolling sum, all places at once. `first` and `second` have room for the words; the result (words - length
+    + 1,) lies in one of them.
+    """
+    count = len(words)
+    first[:count] = words
+    span = 1
+    power = _RADIX  # to the span
+    bit = 1
+    while 2 * bit <= length:
+        bit *= 2
+    while bit > 1:
+        bit //= 2
+        last = count - 2 * span + 1
+        _weigh(first[:last], power, first[span : span + last], second[:last])
+        first, second = second, first
+        span *= 2
+        power *= power
+        if length & bit:
+            last = count - span
+            _weigh(first[:last], _RADIX, words[span : span + last], second[:last])
+            first, second = second, first
+            span += 1
+            power *= _RADIX
+    return first[: count - length + 1]
+
+
+@numba.njit(nogil=True, cache=True)
+def most_words(offsets: NDArray[np.int64]) -> int:
+    """Words of the longest text."""
+    most = 0
+    for text in range(len(offsets) - 1):
+        most = max(most, offsets[text + 1] - offsets[text])
+    return most
+
+
+@numba.njit(nogil=True, cache=True)
+def _write_hashes(states: NDArray[np.uint64], hashes: NDArray[np.uint32]) -> None:
+    for place in range(len(states)):
+        hashes[place] = shingle_hash(states[place])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -18,25 +78,18 @@ def _shingle_hashes(
     shingle_offsets: NDArray[np.int64],
     hashes: NDArray[np.uint32],
 ) -> int:
-    leaving = np.uint64(1)
-    for _ in range(length):
-        leaving *= _RADIX
+    most = most_words(offsets)
+    first = np.empty(most, np.uint64)
+    second = np.empty(most, np.uint64)
     count = 0
     shingle_offsets[0] = 0
-    for document in range(len(offsets) - 1):
-        start = offsets[document]
-        end = offsets[document + 1]
-        state = np.uint64(0)
-        for word in range(start, min(start + length, end)):
-            state = state * _RADIX + words[word]
-        if end > start:
-            hashes[count] = ((state ^ (state >> _32)) * _FINAL) >> _32
-            count += 1
-        for word in range(start + length, end):
-            state = state * _RADIX + words[word] - words[word - length] * leaving
-            hashes[count] = ((state ^ (state >> _32)) * _FINAL) >> _32
-            count += 1
-        shingle_offsets[document + 1] = count
+    for text in range(len(offsets) - 1):
+        own = words[offsets[text] : offsets[text + 1]]
+        if len(own):
+            states = polynomials(own, min(length, len(own)), first, second)
+            _write_hashes(states, hashes[count : count + len(states)])
+            count += len(states)
+        shingle_offsets[text + 1] = count
     return count
 
 

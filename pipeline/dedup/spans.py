@@ -24,8 +24,8 @@ SPANS_SCHEMA = pa.schema(
         pa.field("rule", pa.string(), nullable=False),
     ]
 )
-"""One row for each span to cut, ordered by shard, row and begin. `shard` and `row` are where the document lies among the
-documents of `ingest`, `begin` and `end` are bytes of its UTF-8 text."""
+"""One row for each span to cut, ordered by shard, row and begin. `shard` and `row` are where the document lies among
+the documents of `ingest`, `begin` and `end` are bytes of its UTF-8 text."""
 
 CUTS_SCHEMA = pa.schema(
     [
@@ -222,7 +222,7 @@ def _cut(
         if bounds[text + 1] > bounds[text]:
             longest = max(longest, ends[text] - starts[text])
             most = max(most, bounds[text + 1] - bounds[text])
-    owners = np.zeros(longest, np.uint8)  # of each byte of a text: the first rule that takes it, plus 1
+    owners = np.empty(longest, np.uint8)  # of each byte of a text's spans: the first rule that takes it, plus 1
     runs = np.empty((most, 2), np.int64)
     written = np.int64(0)
     offsets[0] = 0
@@ -248,8 +248,6 @@ def _cut(
                 written, free = joined, right
                 run += count
             blank[text] = number > 0 and free == end and written == offsets[text]
-            for span in range(len(rules)):
-                owners[begins[span] : stops[span]] = 0
         written = _copy(data, free, end, target, written)
         offsets[text + 1] = written
 
@@ -279,11 +277,11 @@ def _first_wrong(
 def cut_spans(texts: pa.LargeStringArray, rows: NDArray[np.int64], spans: pa.Table, rules: Sequence[str]) -> Cut:
     """Cut spans from texts and close the gaps.
 
-    `rows` (texts,) are the rows of the texts in their shard, ascending; `spans` is of SPANS_SCHEMA, of that shard and of
-    these rows only, in any order; spans may overlap. Where several rules take a byte it counts for the first in
+    `rows` (texts,) are the rows of the texts in their shard, ascending; `spans` is of SPANS_SCHEMA, of that shard and
+    of these rows only, in any order; spans may overlap. Where several rules take a byte it counts for the first in
     `rules`. All that a span covers goes, but white space: of that on either side of a gap what parts the text most
     stays, a blank line rather than a line break rather than a space, and at the ends of a text none of it. What goes
-    of it counts for the rule of the text before it that goes, so that the bytes of all rules are the bytes that went.
+    of it counts for a rule that cuts beside it, so that the bytes of all rules are the bytes that went.
 
     Texts without spans come back as they are. Raises ValueError for a span that is not of whole characters of a text,
     that is of no text, or of a rule that is not in `rules`.
@@ -299,8 +297,8 @@ def cut_spans(texts: pa.LargeStringArray, rows: NDArray[np.int64], spans: pa.Tab
     wrong = _first_wrong(view.data, view.starts, view.ends, numbers, begins, ends)
     if wrong >= 0:
         raise ValueError(
-            f"row {rows[numbers[wrong]]}: the span [{begins[wrong]}, {ends[wrong]}) is not of whole characters of a text "
-            f"of {view.ends[numbers[wrong]] - view.starts[numbers[wrong]]} bytes; it was found in another text"
+            f"row {rows[numbers[wrong]]}: the span [{begins[wrong]}, {ends[wrong]}) is not of whole characters of a "
+            f"text of {view.ends[numbers[wrong]] - view.starts[numbers[wrong]]} bytes; it was found in another text"
         )
     bounds = np.searchsorted(numbers, np.arange(len(texts) + 1))
     offsets = np.empty(len(texts) + 1, np.int64)

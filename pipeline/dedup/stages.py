@@ -9,18 +9,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import duckdb
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.dedup.buckets import bucket_pairs, buckets
 from pipeline.dedup.config import CANDIDATE_FIELDS, DECISION_FIELDS, ORDER_FIELDS, SIGNATURE_FIELDS, DedupConfig
 from pipeline.dedup.decisions import DUPLICATES_SCHEMA, EXACT, MINHASH, URL, Decisions
 from pipeline.dedup.index import Column, Index, SignatureTable
+from pipeline.dedup.kept import rows_of_shard
 from pipeline.dedup.order import NO_COPY, Order
 from pipeline.dedup.signatures import band_column, signature_schema, signature_table
+from pipeline.dedup.spans import SPANS_SCHEMA, cut_spans
 from pipeline.dedup.urls import URLS_VERSION
 from pipeline.documents import DOCUMENT_SCHEMA
 from pipeline.execution import available_cores
@@ -37,6 +38,12 @@ BAND_KEYS_PER_UNIT = 4_000_000
 
 RULES = {EXACT: "exact_duplicate", URL: "url_duplicate", MINHASH: "near_duplicate"}
 """The rules in the ledger."""
+
+SPAN_STAGES = ("lines", "substrings")
+"""Inputs of `deduplicate` that may name spans to cut."""
+
+SPAN_RULES = ("repeated_lines", "repeated_paragraphs", "repeated_sentences", "repeated_substrings")
+"""The rules that cut them, in the order in which a byte counts for one."""
 
 PAIRS_SCHEMA = pa.schema([pa.field("pair", pa.uint64(), nullable=False)])
 
@@ -190,7 +197,12 @@ class Duplicates(Stage[DedupConfig]):
 
 
 class Deduplicate(Stage[DedupConfig]):
-    """The documents without the duplicates, in their order, and a ledger row with the twin for each that went."""
+    """The documents without the duplicates and without repeated spans of text, in their order.
+
+    The ledger has a row with the twin for each document that went, and one for each rule that cut spans out of a
+    document: `value` is their number, `bytes` their bytes. A document of which nothing but white space would be left
+    goes, under the rule that took most of it.
+    """
 
     name = "deduplicate"
     version = 2
@@ -198,7 +210,7 @@ class Deduplicate(Stage[DedupConfig]):
 
     def identity(self) -> dict[str, Any]:
         """Return what the output depends on, besides its inputs."""
-        return {}  # every decision is made, and so every threshold counted, in `duplicates`
+        return {}  # every decision is made, and so every threshold counted, in the stages before
 
     def units(self) -> list[Unit]:
         """Return one unit for each shard of documents."""
@@ -208,29 +220,68 @@ class Deduplicate(Stage[DedupConfig]):
         """Write what stays of a shard, and the ledger of what goes."""
         committed = self.inputs["duplicates"].committed()
         config = committed.manifest["config"]
-        duplicates = _rows_of_shard(committed.files("duplicates")[0], unit.index)
-        gone_rows = duplicates["row"].to_numpy()
+        duplicates = rows_of_shard(committed.files("duplicates")[0], unit.index)
+        spans = self._spans(unit.index)
+        gone_rows, span_rows = duplicates["row"].to_numpy(), spans["row"].to_numpy()
         with output.parquet("documents", DOCUMENT_SCHEMA) as sink, File(**unit.spec["file"]).parquet() as parquet:
             first = 0
             for group in range(parquet.num_row_groups):
                 documents = parquet.read_row_group(group)
-                start, stop = np.searchsorted(gone_rows, [first, first + len(documents)])
+                end = first + len(documents)
+                start, stop = np.searchsorted(gone_rows, [first, end])
                 keep = np.ones(len(documents), np.bool_)
                 keep[gone_rows[start:stop] - first] = False
                 gone, kept = documents.filter(pa.array(~keep)), documents.filter(pa.array(keep))
                 decided = duplicates.slice(start, stop - start)
                 if not gone["id"].equals(decided["id"]):
                     raise ValueError(f"the duplicates at {committed.path} are of other documents; find them again")
-                sink.write(kept)
                 output.ledger(_ledger_rows(gone, decided, config))
-                output.count(
-                    read=len(documents),
-                    kept=len(kept),
-                    dropped=len(gone),
-                    bytes_in=_text_bytes(documents),
-                    bytes_out=_text_bytes(kept),
-                )
-                first += len(documents)
+                output.count(read=len(documents), dropped=len(gone), bytes_in=_text_bytes(documents))
+                start, stop = np.searchsorted(span_rows, [first, end])
+                if stop > start:
+                    rows = first + np.flatnonzero(keep)
+                    kept = _cut(kept, rows, spans.slice(start, stop - start), output)
+                sink.write(kept)
+                output.count(kept=len(kept), bytes_out=_text_bytes(kept))
+                first = end
+
+    def _spans(self, shard: int) -> pa.Table:
+        """The spans to cut out of the documents of a shard, ordered by row."""
+        files = [self.inputs[name].committed().files("spans")[0] for name in SPAN_STAGES if name in self.inputs]
+        found = [rows_of_shard(file, shard) for file in files]
+        return pa.concat_tables([SPANS_SCHEMA.empty_table(), *found]).sort_by("row").combine_chunks()
+
+
+def _cut(documents: pa.Table, rows: NDArray[np.int64], spans: pa.Table, output: UnitOutput) -> pa.Table:
+    """Cut spans out of documents, note it in the ledger, and return the documents of which something is left."""
+    texts = pa.concat_arrays(documents["text"].chunks)
+    cut = cut_spans(texts, rows, spans, SPAN_RULES)
+    of = cut.cuts["text"].to_numpy()
+    blank = cut.blank[of]
+    edited, emptied = cut.cuts.filter(pa.array(~blank)), cut.cuts.filter(pa.array(blank)).sort_by("text")
+    documents = documents.set_column(documents.schema.get_field_index("text"), "text", cut.texts)
+    output.ledger(_span_rows(documents, edited, "edited"))
+    # A document goes once, whole, under the rule that took most of it.
+    most = emptied.sort_by([("text", "ascending"), ("bytes", "descending")])
+    leading = most.filter(pa.array(np.diff(most["text"].to_numpy(), prepend=-1) != 0))
+    whole = pc.binary_length(texts).take(leading["text"]).cast(pa.int64())
+    output.ledger(_span_rows(documents, leading.set_column(3, "bytes", whole), "dropped"))
+    output.count(dropped=int(cut.blank.sum()), edited=len(pc.unique(edited["text"])))
+    return documents.filter(pa.array(~cut.blank))
+
+
+def _span_rows(documents: pa.Table, cuts: pa.Table, action: str) -> pa.Table:
+    of = cuts["text"]
+    return pa.table(
+        {
+            "id": documents["id"].take(of),
+            "source": documents["source"].take(of),
+            "action": pa.repeat(action, len(cuts)),
+            "rule": cuts["rule"],
+            "value": cuts["spans"].cast(pa.float64()),
+            "bytes": cuts["bytes"],
+        }
+    )
 
 
 def _shard_units(ingest: StageRef) -> list[Unit]:
@@ -271,12 +322,6 @@ def _count_documents(output: UnitOutput, signatures: StageRef) -> None:
     """Count the documents of a stage that passes all of them on."""
     counts = signatures.committed().counts
     output.count(read=counts["kept"], kept=counts["kept"], bytes_in=counts["bytes_in"], bytes_out=counts["bytes_in"])
-
-
-def _rows_of_shard(file: File, shard: int) -> pa.Table:
-    """Read the decisions over one shard, in order; row groups of other shards are skipped by their statistics."""
-    filesystem, path = fsspec.core.url_to_fs(file.path)
-    return pq.read_table(path, filesystem=filesystem, filters=[("shard", "==", shard)]).combine_chunks()
 
 
 def _ledger_rows(gone: pa.Table, duplicates: pa.Table, config: Mapping[str, Any]) -> pa.Table:

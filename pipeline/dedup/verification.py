@@ -93,10 +93,8 @@ def _table(
 @numba.njit(nogil=True, cache=True)
 def _most_uncovered(words: int, least_coverage: float) -> int:
     covered = int(least_coverage * words)
-    while covered / words < least_coverage:  # at most one step up, or down where the product was rounded up
+    while covered / words < least_coverage:
         covered += 1
-    while covered > 0 and (covered - 1) / words >= least_coverage:
-        covered -= 1
     return words - covered
 
 

@@ -10,14 +10,16 @@ from pipeline.report.page import page
 from pipeline.store import StageRef
 
 
-def render(workspace: str, recipe: dict[str, Any], refs: Mapping[str, StageRef], title: str) -> str:
+def render(
+    workspace: str, recipe: dict[str, Any], refs: Mapping[str, StageRef], title: str, known: StageRef | None = None
+) -> str:
     """Return the report of a run as HTML.
 
     `refs` are the places of the run's stages by name; a stage may be missing or unfinished, and its part of the page
-    then says so. Reads committed files only; the same files give the same page. Paths of the recipe that lie in the
-    workspace are shown relative to it.
+    then says so. `known` is the `duplicates` stage of the run that this one was compared with. Reads committed files
+    only; the same files give the same page. Paths of the recipe that lie in the workspace are shown relative to it.
     """
-    return page(collect(_relative(recipe, f"{workspace.rstrip('/')}/"), refs, title))
+    return page(collect(_relative(recipe, f"{workspace.rstrip('/')}/"), refs, title, known))
 
 
 def _relative(value: Any, folder: str) -> Any:

@@ -31,12 +31,12 @@ PACKAGES = (
 )
 
 
-def collect(recipe: dict[str, Any], refs: Mapping[str, StageRef], title: str) -> Facts:
+def collect(recipe: dict[str, Any], refs: Mapping[str, StageRef], title: str, known: StageRef | None = None) -> Facts:
     """Read everything that the report states. Stages may be missing or unfinished; what is of them is then empty."""
     stages = {name: _stage(refs[name]) for name in STAGE_NAMES if name in refs}
     train = stages["train"].committed if "train" in stages else None
     evaluate = stages["evaluate"].committed if "evaluate" in stages else None
-    return Facts(title, recipe, stages, collect_corpus(stages), _model(train, evaluate), _versions())
+    return Facts(title, recipe, stages, collect_corpus(stages, known), _model(train, evaluate), _versions())
 
 
 def _stage(ref: StageRef) -> StageFacts:

@@ -117,15 +117,18 @@ class SignalFacts:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A group of duplicates: the document that stays and those that went."""
+    """A group of duplicates: the document that stays, which may be known from an earlier run, and those that went."""
 
     twin: str
+    known: bool
     source: str
     url: str
     excerpt: str
     language: str
     exact: int
+    same_url: int
     near: int
+    least_coverage: float | None
     least_similarity: float | None
     bytes_removed: int
 
@@ -147,9 +150,31 @@ class Pair:
 
     gone: Excerpt
     twin: Excerpt
+    known: bool
+    rule: str
     estimated: float | None
-    similarity: float | None
+    coverage: float | None
     containment: float | None
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class KnownDocuments:
+    """What the run was compared with: earlier runs, their documents, and those that went because of them."""
+
+    runs: int
+    documents: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a rule of deduplication cut out of documents that stay: spans of repeated text."""
+
+    rule: str
+    documents: int
+    spans: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -184,7 +209,10 @@ class CorpusFacts:
     signals: Sequence[SignalFacts] = ()
     clusters: Sequence[Cluster] = ()
     clusters_in_all: int = 0
-    similarities: Sequence[float] = ()
+    near_measures: dict[str, Sequence[float]] = field(default_factory=dict)
+    """Of the near duplicates, or of a sample of them: coverage and similarity; only what was estimated if unverified"""
+    known: KnownDocuments | None = None
+    cuts: Sequence[Cut] = ()
     pair: Pair | None = None
     examples: Sequence[Example] = ()
     rejected: Sequence[Rejected] = ()

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.annotate import SIGNALS_SCHEMA
 from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.stages import Deduplicate, Duplicates, Signatures
+from pipeline.dedup.stages import Candidates, Deduplicate, Duplicates, PreferenceOrder, Signatures
 from pipeline.documents import DOCUMENT_SCHEMA, document_id
 from pipeline.execution import run_stage
 from pipeline.filter import Filter, FilterConfig
@@ -282,7 +282,9 @@ def build(workspace: Path, until: str = "evaluate", documents: int = 240) -> dic
     plan: list[tuple[type[Stage[Any]], Any, tuple[str, ...]]] = [
         (Ingest, IngestConfig(documents=documents), ()),
         (Signatures, DedupConfig(), ("ingest",)),
-        (Duplicates, DedupConfig(), ("ingest", "signatures")),
+        (PreferenceOrder, DedupConfig(), ("ingest", "signatures")),
+        (Candidates, DedupConfig(), ("ingest", "signatures", "order")),
+        (Duplicates, DedupConfig(), ("ingest", "signatures", "order", "candidates")),
         (Deduplicate, DedupConfig(), ("ingest", "duplicates")),
         (Annotate, AnnotateConfig(), ("deduplicate",)),
         (Filter, FilterConfig(c4=C4(maximum_lorem_ipsum_lines=None)), ("deduplicate", "annotate")),

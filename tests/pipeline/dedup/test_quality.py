@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.dedup.config import DedupConfig
-from tests.pipeline.dedup.corpora import Writer, deduplicate, rows, shard, shingles, twins
+from tests.pipeline.dedup.corpora import Writer, covered, deduplicate, rows, shard, shingles, twins
 
 LABELLED = Path(__file__).parents[3] / "../shared/data/dup"
 
 ORIGINALS = 200
+EDITED, TRUNCATED, EMBEDDED = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4), (0.95, 0.8, 0.5), (0.05, 0.2, 0.5)
+TEMPLATED = (0.5, 0.6, 0.7, 0.8)
 
 
 def planted(seed: int) -> tuple[dict[str, str], dict[str, list[tuple[str, str]]]]:
-    """Documents by id, and by kind the pairs (version, original); of the kind `template` they are no duplicates."""
+    """Documents by id, and by kind the pairs (version, original); those of a template are no duplicates."""
     writer = Writer(seed)
     texts: dict[str, str] = {}
     pairs: dict[str, list[tuple[str, str]]] = {}
@@ -36,74 +38,68 @@ def planted(seed: int) -> tuple[dict[str, str], dict[str, list[tuple[str, str]]]
         return writer.write(int(writer.random.integers(100, 400)))
 
     for _ in range(ORIGINALS):
-        for share in (0.01, 0.02, 0.05, 0.1, 0.2):
+        for share in EDITED:
             original = fresh()
             plant(f"edited {share:.0%}", writer.edit(original, share), original)
-        for share in (0.95, 0.8, 0.5):
+        for share in TRUNCATED:
             original = fresh()
             plant(f"truncated to {share:.0%}", original[: round(share * len(original))], original)
-        for share in (0.05, 0.2):
+        for share in EMBEDDED:
             original = fresh()
             around = writer.write(round(share * len(original)))
             plant(f"embedded in {1 + share:.0%}", original, [*around[::2], *original, *around[1::2]])
-    template = writer.write(150)
-    for _ in range(ORIGINALS):
-        plant("template", *([*template[:80], *writer.write(50), *template[80:]] for _ in range(2)))
+    for share in TEMPLATED:
+        template = writer.write(round(200 * share))
+        for _ in range(ORIGINALS // 2):
+            pages = ([*template[:60], *writer.write(200 - len(template)), *template[60:]] for _ in range(2))
+            plant(f"template of {share:.0%}", *pages)
     return texts, pairs
 
 
 def recalls(found: dict[str, str], pairs: dict[str, list[tuple[str, str]]]) -> dict[str, float]:
-    """Share of the pairs of each kind of which one document went for the other."""
+    """Share of the pairs of each kind that are in one cluster."""
     return {
-        kind: sum(found.get(left) == right or found.get(right) == left for left, right in of_kind) / len(of_kind)
+        kind: sum(found.get(left, left) == found.get(right, right) for left, right in of_kind) / len(of_kind)
         for kind, of_kind in pairs.items()
     }
 
 
-# Least shares found. At 5 % of edited words 0.95^5 = 77 % of the shingles are left, just below the threshold.
+# Least shares found; what the bands propose is 1 - (1 - J^8)^14 of the Jaccard similarity, 0.34 at 5 % of edited words.
 FLOORS = {
-    "edited 1%": 0.98,
-    "edited 2%": 0.9,
-    "truncated to 95%": 0.98,
+    "edited 1%": 0.99,
+    "edited 2%": 0.92,
+    "edited 5%": 0.22,
+    "truncated to 95%": 0.99,
     "truncated to 80%": 0.85,
-    "embedded in 105%": 0.98,
-    "embedded in 120%": 0.85,
+    "embedded in 105%": 0.99,
+    "embedded in 120%": 0.92,
+    "embedded in 150%": 0.28,
 }
 
 
-def test_planted_duplicates(tmp_path: Path):
-    texts, pairs = planted(1)
-    table = shard(list(texts.values()), ids=list(texts))
-    committed = deduplicate([table], tmp_path)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_planted_duplicates(tmp_path: Path, seed: int):
+    texts, pairs = planted(seed)
+    tables = [shard(list(texts.values()), ids=list(texts))]
+    committed = deduplicate(tables, tmp_path)
     found = twins(committed)
-    recall = recalls(found, pairs)
+    plain = twins(deduplicate(tables, tmp_path, DedupConfig(verify=False)))
+    copies = {kind: of_kind for kind, of_kind in pairs.items() if not kind.startswith("template")}
+
+    recall, recall_of_plain = recalls(found, copies), recalls(plain, copies)
     assert {kind: share for kind, share in recall.items() if share < FLOORS.get(kind, 0.0)} == {}
-    assert recall["template"] == recall["edited 20%"] == 0.0
-    partners = dict(chain.from_iterable([*of_kind, *(pair[::-1] for pair in of_kind)] for of_kind in pairs.values()))
-    assert all(partners[gone] == twin for gone, twin in found.items())  # precision 1
+    assert {kind: share for kind, share in recall.items() if share < recall_of_plain[kind] - 0.01} == {}
+    partners = dict(chain.from_iterable([*of_kind, *(pair[::-1] for pair in of_kind)] for of_kind in copies.values()))
+    assert sum(partners.get(gone) == twin for gone, twin in found.items()) >= 0.99 * len(found)
+    templated = {key for kind, of_kind in pairs.items() if kind not in copies for pair in of_kind for key in pair}
+    assert not templated & found.keys()
+    assert len(templated & plain.keys()) > 100  # which plain components take for one
     for row in rows(committed["duplicates"], "duplicates"):
         gone, stays = shingles(texts[row["id"]]), shingles(texts[row["twin"]])
         assert row["containment"] == pytest.approx(len(gone & stays) / len(gone))
-        assert row["containment"] >= 0.8
         assert row["similarity"] == pytest.approx(len(gone & stays) / len(gone | stays))
-
-
-def test_verification_costs_no_recall_and_gains_precision(tmp_path: Path):
-    texts, pairs = planted(2)
-    table = shard(list(texts.values()), ids=list(texts))
-    verified = twins(deduplicate([table], tmp_path / "verified"))
-    plain = twins(deduplicate([table], tmp_path / "plain", DedupConfig(verify=False)))
-    enough = [  # pairs that are duplicates by the definition in force
-        pair
-        for pair in chain.from_iterable(of_kind for kind, of_kind in pairs.items() if kind != "template")
-        if len(shingles(texts[pair[0]]) & shingles(texts[pair[1]]))
-        >= 0.8 * min(len(shingles(texts[key])) for key in pair)
-    ]
-    assert len(enough) > 6 * ORIGINALS
-    assert recalls(verified, {"all": enough})["all"] >= recalls(plain, {"all": enough})["all"] - 0.01
-    template = {key for pair in pairs["template"] for key in pair}
-    assert not template & verified.keys()
-    assert len(template & plain.keys()) > 10
+        assert row["coverage"] == pytest.approx(covered(texts[row["id"]], stays))
+        assert row["coverage"] >= 0.82
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,23 @@ def test_equal_hashes_are_equal_shingles_in_text_order(texts: list[list[str]], l
     assert len(pairs) == len({shingle for shingle, _ in pairs}) == len({value for _, value in pairs})
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 7, 8, 13, 31, 32, 63, 64])
+def test_a_hash_is_that_of_the_polynomial_of_its_words(length: int):
+    random = np.random.default_rng(length)
+    sizes = [0, 1, length - 1, length, length + 1, 2 * length, 3 * length + 1, 100]
+    words = random.integers(0, 2**64, sum(sizes), dtype=np.uint64)
+    offsets, hashes = shingle_hashes(np.cumsum([0, *sizes]), words, length)
+    expected: list[int] = []
+    for text in np.split(words, np.cumsum(sizes)[:-1]):
+        for start in range(max(len(text) - length + 1, min(len(text), 1))):
+            state = 0
+            for word in text[start : start + length].tolist():
+                state = (state * 0x9FB21C651E98DF25 + word) % 2**64
+            expected.append((state ^ state >> 32) * 0xD6E8FEB86659FD93 % 2**64 >> 32)
+    assert hashes.tolist() == expected
+    assert offsets[-1] == len(expected)
+
+
 @pytest.mark.parametrize("vocabulary", [3, 1000])
 def test_sets_are_distinct_and_ascend_at_every_length(vocabulary: int):
     random = np.random.default_rng(1)

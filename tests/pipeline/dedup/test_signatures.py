@@ -13,6 +13,10 @@ from pipeline.dedup.signatures import EMPTY, band_column, band_keys, minhash, si
 from pipeline.text.scan import word_hashes
 from tests.pipeline.dedup.corpora import compiling, shard
 
+WORDS = st.sampled_from(
+    [*"abcdefghij", "don't", "Straße", "中", "文", "字", "のの", "ภาษา", "한국어", "слово", "!", "—"]
+)
+TEXTS = st.lists(WORDS, max_size=80).map(" ".join) | st.lists(WORDS, max_size=80).map("".join) | st.text(max_size=200)
 HASHES = st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=23), min_size=1, max_size=5)
 
 
@@ -34,9 +38,16 @@ def test_signatures_are_those_of_datasketch(documents: list[list[int]], count: i
 
 
 @compiling
-@given(st.lists(st.text(max_size=200), min_size=1, max_size=4))
-def test_a_table_of_signatures_is_those_of_datasketch(texts: list[str]):
-    config = DedupConfig()
+@given(
+    st.lists(TEXTS, min_size=1, max_size=4),
+    st.sampled_from([(14, 8), (1, 1), (5, 3), (16, 1), (17, 1), (9, 13)]),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 2, 3, 5, 8, 13, 64]),
+)
+def test_a_table_of_signatures_is_those_of_datasketch(
+    texts: list[str], shape: tuple[int, int], seed: int, shingle_words: int
+):
+    config = DedupConfig(bands=shape[0], rows=shape[1], seed=seed, shingle_words=shingle_words)
     table = signature_table(shard(texts), config)
     assert table.schema.equals(signature_schema(config))
     offsets, hashes = shingle_hashes(*word_hashes(pa.array(texts, pa.large_string())), config.shingle_words)
@@ -56,6 +67,18 @@ def test_signatures_do_not_depend_on_the_batch():
     assert len(signature_table(shard([]), DedupConfig())) == 0
 
 
+def test_large_batches_are_those_of_datasketch():
+    random = np.random.default_rng(5)
+    sizes = [200_000, 0, 3, 90_000, *[400] * 300, 100_000]  # parts of one document and of many
+    texts = [" ".join(f"w{word}" for word in random.integers(5000, size=size)) for size in sizes]
+    table = signature_table(shard(texts), DedupConfig())
+    offsets, hashes = shingle_hashes(*word_hashes(pa.array(texts, pa.large_string())), 5)
+    for row in (0, 1, 2, 3, 4, 150, 302, 303, 304):
+        expected = reference(hashes[offsets[row] : offsets[row + 1]].tolist(), 112, 1)
+        assert table["signature"][row].as_py() == expected.hashvalues.astype("<u4").tobytes()
+        assert table["shingles"][row].as_py() == max(sizes[row] - 4, min(sizes[row], 1))
+
+
 def test_estimates_are_close_to_the_truth():
     random = np.random.default_rng(3)
     pool = random.permutation(2**24).astype(np.uint32)
@@ -71,11 +94,18 @@ def test_estimates_are_close_to_the_truth():
 def test_band_keys_agree_just_where_the_rows_do(seed: int):
     signatures = np.random.default_rng(seed).integers(0, 2, (30, 12), dtype=np.uint32)
     for bands in (1, 3, 4, 6, 12):
-        keys = band_keys(signatures, bands)
+        keys = band_keys(signatures, bands, 12 // bands)
         assert keys.shape == (bands, 30)
         for band, rows in enumerate(np.split(signatures, bands, axis=1)):
             same_rows = (rows[:, None] == rows[None, :]).all(axis=2)
             np.testing.assert_array_equal(keys[band][:, None] == keys[band][None, :], same_rows)
+
+
+def test_values_beyond_the_last_band_count_for_none():
+    signatures = np.arange(26, dtype=np.uint32).reshape(2, 13)
+    keys = band_keys(signatures, 3, 4)
+    signatures[:, 12] = 7
+    np.testing.assert_array_equal(band_keys(signatures, 3, 4), keys)
 
 
 def test_a_document_without_words_has_no_signature():

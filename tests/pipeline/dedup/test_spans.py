@@ -126,6 +126,7 @@ def visible_bytes(text: str, spans: Sequence[Span]) -> dict[int, str]:
         ("One. Two. Three.\nFour.", ["Two."], "One. Three.\nFour."),
         ("One.\nTwo. Three.", ["Two."], "One.\nThree."),
         ("def f():\n    print()\nf()", ["print()"], "def f():\nf()"),
+        ("One. \nTwo.\nThree.", ["Two."], "One.\nThree."),
         ("One.\r\nTwo.\r\nThree.", ["Two."], "One.\r\nThree."),
         ("one two three", [" two "], "one three"),
         ("我们去。他们来。天", ["他们来。"], "我们去。天"),

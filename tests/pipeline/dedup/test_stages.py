@@ -68,7 +68,7 @@ def brute_force(texts: dict[str, str], coverage: float) -> dict[str, tuple[str, 
             similarity = common / len(sets[key] | sets[other])
             measured.append((covered(texts[key], sets[other]), common / len(sets[key]), similarity, -place))
         best = max(measured, default=(0.0, 0.0, 0.0, 0))
-        if best[0] >= coverage:
+        if best[0] >= coverage and best[1] >= 0.5:
             found[key] = (kept[-best[3]], *best[:3])
         else:
             kept.append(key)
@@ -81,7 +81,7 @@ def test_the_result_is_that_of_comparing_all_pairs(tmp_path: Path, seed: int):
     tables = [shard(texts[:50], "one"), shard(texts[50:], "two")]
     committed = deduplicate(tables, tmp_path, DedupConfig(**ALL_PAIRS))
     by_id = {row["id"]: row["text"] for table in tables for row in table.to_pylist()}
-    expected = brute_force(by_id, 0.85)
+    expected = brute_force(by_id, 0.82)
     found = {row["id"]: row for row in rows(committed["duplicates"], "duplicates")}
     assert found.keys() == expected.keys()
     assert 20 < len(found) < len(texts) - 20
@@ -110,7 +110,7 @@ def test_the_ledger_explains_every_removal(tmp_path: Path):
         assert row["action"] == "dropped"
         assert row["rule"] == {"exact": "exact_duplicate", "minhash": "near_duplicate"}[duplicate["rule"]]
         assert row["value"] == duplicate["coverage"] >= row["threshold"]
-        assert row["threshold"] == (1.0 if duplicate["rule"] == "exact" else 0.85)
+        assert row["threshold"] == (1.0 if duplicate["rule"] == "exact" else 0.82)
         assert row["twin"] == duplicate["twin"] not in gone
         assert row["source"] == duplicate["source"] == document["source"]
         assert row["bytes"] == len(document["text"].encode())
@@ -125,7 +125,7 @@ def test_the_ledger_explains_every_removal(tmp_path: Path):
 def test_no_chain_removes_what_no_kept_document_contains(tmp_path: Path):
     text = Writer(4).write(2000)
     chain = [" ".join(text[start : start + 1000 - start // 90]) for start in range(0, 900, 90)]  # ever shorter
-    verified = deduplicate([shard(chain)], tmp_path / "verified", DedupConfig(**ALL_PAIRS))
+    verified = deduplicate([shard(chain)], tmp_path / "verified", DedupConfig(coverage=0.85, **ALL_PAIRS))
     plain = deduplicate([shard(chain)], tmp_path / "plain", DedupConfig(verify=False, **ALL_PAIRS))
     assert kept_texts(plain) == chain[:1]
     kept = kept_texts(verified)
@@ -295,7 +295,7 @@ def test_what_a_setting_costs(tmp_path: Path):
         return sum(same)
 
     assert kept(memory_limit_mb=256) == 4
-    assert kept(coverage=0.9) == kept(containment=0.9) == kept(verify=False) == 3
+    assert kept(coverage=0.9) == kept(containment=0.6) == kept(verify=False) == 3
     assert kept(representatives=9) == 2
     assert kept(prefer=["earliest"]) == kept(urls=True) == kept(within="source") == 1
     assert kept(rows=7) == kept(seed=2) == kept(threshold=0.8) == 0
@@ -306,7 +306,7 @@ def test_what_a_setting_costs(tmp_path: Path):
     [
         ({"bands": 256, "rows": 64}, "permutations\n.*less than or equal to 4096"),
         ({"bands": "many"}, "bands\n.*valid integer"),
-        ({"coverage": 0}, "asks for nothing"),
+        ({"coverage": 0, "containment": 0}, "asks for nothing"),
         ({"containment": 1.1}, "less than or equal to 1"),
         ({"contaiment": 0.9}, "Extra inputs"),
         ({"threshold": 0.8, "bands": 20}, "bands follows from threshold"),

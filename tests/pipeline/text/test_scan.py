@@ -47,6 +47,21 @@ def test_words_are_those_of_the_plain_statement(text: str):
     assert hashes(text) == [reference.word_hash(word) for word in reference.words(text)]
 
 
+LONG = ("’", "é", "\u00ad", "“", "世", "、", "😀", "\n" * 20, "_" * 64, "k" * 130, "".join(map(chr, range(128))))
+SHORT = ("'", "''", " ", " ", " ", ", ", "Az09", *("k" * length for length in (1, 2, 7, 8, 9, 15, 16, 17, 24, 25)))
+BORDER = tuple("k" * length for length in (61, 62, 63, 64, 65, 127, 128))
+
+
+def test_long_texts_have_the_words_of_the_plain_statement():
+    # Most of each is ASCII, which is scanned 64 bytes at a time.
+    random = np.random.default_rng(11)
+    pieces = np.array([*SHORT * 40, *BORDER * 4, *LONG * 2], object)
+    texts = ["".join(random.choice(pieces, size)) for size in random.integers(0, 400, 300)]
+    offsets, found = word_hashes(pa.array(texts, pa.large_string()))
+    for text, start, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
+        assert found[start:end].tolist() == [reference.word_hash(word) for word in reference.words(text)]
+
+
 @given(arrays())
 @settings(deadline=None)
 def test_any_array_gives_the_words_of_its_texts(array: pa.Array | pa.ChunkedArray):

@@ -1,0 +1,1 @@
+"""Repeated text inside documents: lines, paragraphs and substrings that stand elsewhere in the corpus, too."""
