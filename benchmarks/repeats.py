@@ -26,10 +26,10 @@ import pyarrow.compute as pc
 from benchmarks.corpora import KINDS, Text, arrow, texts
 from benchmarks.peers import peers_python
 from benchmarks.rows import Row, parser, show
-from pipeline.dedup.kept import KeptBatch, KeptInMemory
-from pipeline.dedup.line_units import find_units
-from pipeline.dedup.lines import LineRule, LinesConfig, find_repeated_lines
-from pipeline.dedup.spans import cut_spans
+from pipeline.repeats.kept import KeptBatch, KeptInMemory
+from pipeline.repeats.line_units import find_units
+from pipeline.repeats.lines import LineRule, LinesConfig, find_repeated_lines
+from pipeline.repeats.spans import cut_spans
 
 BATCH_ROWS = 256
 UNITS = ("line", "paragraph", "sentences")

@@ -36,8 +36,8 @@ import pyarrow.parquet as pq
 from benchmarks.corpora import texts
 from benchmarks.peers import peers_python
 from benchmarks.rows import Row, parser, show
-from pipeline.dedup.kept import KeptBatch, KeptDocuments, KeptInMemory
-from pipeline.dedup.substrings import SubstringFacts, SubstringsConfig, find_repeated_substrings
+from pipeline.repeats.kept import KeptBatch, KeptDocuments, KeptInMemory
+from pipeline.repeats.substrings import SubstringFacts, SubstringsConfig, find_repeated_substrings
 from pipeline.text.scan import word_hashes
 
 SEED = 4

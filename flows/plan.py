@@ -24,6 +24,7 @@ from pipeline.filter import Filter
 from pipeline.ingest import Ingest
 from pipeline.perplexity.stages import Perplexity, PerplexityModel
 from pipeline.privacy.stage import Privacy
+from pipeline.repeats.stages import Lines, Substrings
 from pipeline.stage import CORPUS_STAGES, Stage, document_input
 from pipeline.store import StageRef, Store, is_local, read_json, unwritable, write_json
 from pipeline.tokens.stages import Tokenize, TrainTokenizer
@@ -111,7 +112,13 @@ def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequen
     add(PreferenceOrder, loaded.deduplicate, "ingest", "signatures", **known)
     add(Candidates, loaded.deduplicate, "ingest", "signatures", "order", **known)
     add(Duplicates, loaded.deduplicate, "ingest", "signatures", "order", "candidates", **known)
-    add(Deduplicate, loaded.deduplicate, "ingest", "duplicates")
+    cut = []
+    for repeats, section in ((Lines, loaded.deduplicate.lines), (Substrings, loaded.deduplicate.substrings)):
+        if section is not None:
+            add(repeats, loaded.deduplicate, "ingest", "signatures", "order", "duplicates", **known)
+            if getattr(section, "action", "cut") == "cut":
+                cut.append(repeats.name)
+    add(Deduplicate, loaded.deduplicate, "ingest", "duplicates", *cut)
     add(Annotate, loaded.annotate, "deduplicate")
     if loaded.classify is not None:
         add(Classify, loaded.classify, "deduplicate")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +21,20 @@ from pipeline.decontamination.cutting import cut
 from pipeline.decontamination.index import build_index
 from pipeline.decontamination.matching import find
 from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.signatures import signature_table
-from pipeline.execution import available_cores
+from pipeline.dedup.stages import Candidates, Deduplicate, Duplicates, PreferenceOrder, Signatures
+from pipeline.execution import available_cores, run_stage
+from pipeline.ingest import Ingest, IngestConfig
 from pipeline.language import identify, load_model, model_path
 from pipeline.perplexity.model import NgramModel
 from pipeline.privacy.config import PrivacyConfig
 from pipeline.privacy.masking import mask
-from pipeline.quality.lines import Lines, line_rules, remove_lines
+from pipeline.quality import lines
 from pipeline.quality.signals import measure
+from pipeline.repeats.lines import LineRule, LinesConfig, Unit
+from pipeline.repeats.stages import Lines, Substrings
+from pipeline.repeats.substrings import SubstringsConfig
+from pipeline.stage import Stage
+from pipeline.store import Store
 from pipeline.text.scan import word_hashes
 from pipeline.toxicity.word_lists import WordLists, WordListsConfig
 
@@ -39,9 +47,9 @@ def _privacy() -> None:
 
 
 def _statistics() -> None:
-    rules = line_rules(Lines())
+    rules = lines.line_rules(lines.Lines())
     measure(_texts(), LANGUAGES, rules)
-    remove_lines(_texts(), rules)
+    lines.remove_lines(_texts(), rules)
 
 
 def _models() -> None:
@@ -51,10 +59,31 @@ def _models() -> None:
 
 
 def _duplicates() -> None:
-    documents = pa.table(
-        {"id": ["0" * 32, "1" * 32], "source": ["a", "a"], "date": pa.nulls(2, pa.string()), "text": _texts()}
-    )
-    signature_table(documents, DedupConfig())
+    """The stages of deduplication, over documents that give each of them something to do."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "texts.jsonl")
+        line = " ".join(f"word{number}" for number in range(120)) + "."
+        texts = [line, line + " More.", f"{line} {line}", f"Else.\n\n{line}"]
+        path.write_text("".join(json.dumps({"text": text, "url": "https://a.org/b"}) + "\n" for text in texts))
+        source = {"name": "a", "format": "jsonl", "path": str(path)}
+        units: tuple[Unit, ...] = ("line", "paragraph", "sentences")
+        for verify, method in ((True, "exact"), (False, "bloom")):
+            config = DedupConfig(
+                urls=not verify,
+                verify=verify,
+                lines=LinesConfig(rules=[LineRule(unit=unit) for unit in units], method=method, bloom_megabytes=1),
+                substrings=SubstringsConfig(),
+            )
+            store = Store.at(f"{name}/{method}")
+            ingest: Stage[Any] = Ingest(IngestConfig.model_validate({"sources": [source]}), {})
+            stages = [ingest]
+            refs = {ingest.name: store.ref(ingest.name, ingest.fingerprint())}
+            for stage_class in (Signatures, PreferenceOrder, Candidates, Duplicates, Lines, Substrings, Deduplicate):
+                stage: Stage[Any] = stage_class(config, refs)
+                refs[stage.name] = store.ref(stage.name, stage.fingerprint())
+                stages.append(stage)
+            for stage in stages:
+                run_stage(stage, store, 0)
 
 
 def _lists() -> None:
@@ -77,7 +106,7 @@ def _texts() -> pa.LargeStringArray:
     return pa.array(TEXTS, pa.large_string())  # type: ignore[return-value]
 
 
-GROUPS = (_privacy, _statistics, _models, _lists, _duplicates)
+GROUPS = (_privacy, _duplicates, _statistics, _models, _lists)
 """The slowest first, so that processes end at about the same time."""
 
 

@@ -223,7 +223,7 @@ class _ParquetSink:
 
 
 CORPUS_STAGES = (
-    *("ingest", "signatures", "order", "candidates", "duplicates", "deduplicate"),
+    *("ingest", "signatures", "order", "candidates", "duplicates", "lines", "substrings", "deduplicate"),
     *("annotate", "classify", "perplexity_model", "perplexity", "filter", "privacy", "overlaps", "decontaminate"),
     *("tokenizer", "tokenize"),
 )

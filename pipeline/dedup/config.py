@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from pipeline.decisions import check_columns
 from pipeline.documents import DOCUMENT_SCHEMA
+from pipeline.repeats.lines import LinesConfig
+from pipeline.repeats.substrings import SubstringsConfig
 from pipeline.stage import StageConfig
 
 SIGNATURE_FIELDS: Final = ("shingle_words", "permutations", "bands", "rows", "seed")
@@ -136,6 +138,15 @@ class DedupConfig(StageConfig):
         le=1,
         description="Least Jaccard similarity of the two sets of shingles; 0 asks for none, since coverage alone "
         "bounds what is lost by a removal",
+    )
+    lines: LinesConfig | None = Field(
+        default=None,
+        description="Cut lines, paragraphs or sentences that stand in other documents of this run that stay; null: no",
+    )
+    substrings: SubstringsConfig | None = Field(
+        default=None,
+        description="Cut or count long spans of words that stand elsewhere in the documents of this run that stay; "
+        "null: no",
     )
     memory_limit_mb: int = Field(
         default=1024,

@@ -18,13 +18,13 @@ from pipeline.dedup.buckets import bucket_pairs, buckets
 from pipeline.dedup.config import CANDIDATE_FIELDS, DECISION_FIELDS, ORDER_FIELDS, SIGNATURE_FIELDS, DedupConfig
 from pipeline.dedup.decisions import DUPLICATES_SCHEMA, EXACT, MINHASH, URL, Decisions
 from pipeline.dedup.index import Column, Index, SignatureTable
-from pipeline.dedup.kept import rows_of_shard
 from pipeline.dedup.order import NO_COPY, Order
 from pipeline.dedup.signatures import band_column, signature_schema, signature_table
-from pipeline.dedup.spans import SPANS_SCHEMA, cut_spans
 from pipeline.dedup.urls import URLS_VERSION
 from pipeline.documents import DOCUMENT_SCHEMA
 from pipeline.execution import available_cores
+from pipeline.repeats.kept import rows_of_shard
+from pipeline.repeats.spans import SPANS_SCHEMA, cut_spans
 from pipeline.stage import Stage, StageError, Unit, UnitOutput
 from pipeline.store import File, StageRef
 from pipeline.text.scan import SCAN_VERSION
@@ -259,7 +259,8 @@ def _cut(documents: pa.Table, rows: NDArray[np.int64], spans: pa.Table, output: 
     of = cut.cuts["text"].to_numpy()
     blank = cut.blank[of]
     edited, emptied = cut.cuts.filter(pa.array(~blank)), cut.cuts.filter(pa.array(blank)).sort_by("text")
-    documents = documents.set_column(documents.schema.get_field_index("text"), "text", cut.texts)
+    at = documents.schema.get_field_index("text")
+    documents = documents.set_column(at, documents.schema.field(at), cut.texts)
     output.ledger(_span_rows(documents, edited, "edited"))
     # A document goes once, whole, under the rule that took most of it.
     most = emptied.sort_by([("text", "ascending"), ("bytes", "descending")])

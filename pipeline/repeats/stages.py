@@ -73,7 +73,7 @@ class Lines(_Repeats):
     def find(self, kept: KeptDocuments, scratch: Path, facts: dict[str, Any]) -> Iterator[pa.Table]:
         """Yield the spans, and fill in the facts of each rule."""
         assert self.config.lines is not None
-        found = find_repeated_lines(kept, self.config.lines, scratch, available_cores(), self.config.memory_limit_mb)
+        found = find_repeated_lines(kept, self.config.lines, scratch, available_cores())
         facts["rules"] = found.facts
         yield from found.tables()
 
@@ -88,7 +88,5 @@ class Substrings(_Repeats):
         """Yield the spans, and fill in what the search saw."""
         assert self.config.substrings is not None
         seen = SubstringFacts()
-        yield from find_repeated_substrings(
-            kept, self.config.substrings, scratch, available_cores(), self.config.memory_limit_mb, seen
-        )
+        yield from find_repeated_substrings(kept, self.config.substrings, scratch, available_cores(), seen)
         facts.update(asdict(seen))

@@ -98,6 +98,9 @@ def write_corpus(folder: Path, documents: int = 60, seed: int = 1) -> None:
     (folder / "notes" / "broken.txt").write_bytes(b"broken \xd8\xff\xfe\xfa text")
     with open(folder / "notes" / "0.txt", "a", encoding="utf-8") as stream:
         stream.write(f"\n\nThe writer answers letters to {EMAIL} within a week.\n")
+    for index in (1, 2):
+        with open(folder / "notes" / f"{index}.txt", "a", encoding="utf-8") as stream:
+            stream.write("\n\nThis note stands with the others of its year in the third room of the library.\n")
     # One item of this evaluation set is a sentence of the corpus, the other is not.
     items = [
         english[5].partition(".")[0],
@@ -126,6 +129,7 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
                 {"name": "notes", "format": "text", "path": str(folder / "notes" / "*.txt")},
             ],
         },
+        "deduplicate": {"urls": True, "lines": {"rules": [{"unit": "paragraph"}]}, "substrings": {}},
         "classify": {"fasttext": [{"name": "lid", "path": str(LID), "labels": ["en", "zh"]}]},
         "perplexity_model": {"sources": ["english", "chinese"], "minimum_words": 1000, "order": 3},
         "filter": {

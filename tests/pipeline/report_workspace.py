@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.annotate import SIGNALS_SCHEMA
 from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.index import KNOWN
 from pipeline.dedup.stages import Candidates, Deduplicate, Duplicates, PreferenceOrder, Signatures
 from pipeline.documents import DOCUMENT_SCHEMA, document_id
 from pipeline.execution import run_stage
@@ -275,17 +276,24 @@ def evaluation_results() -> dict[str, Any]:
     }
 
 
-def build(workspace: Path, until: str = "evaluate", documents: int = 240) -> dict[str, StageRef]:
-    """Run the stages in this process up to one of them and return the places of all ten."""
+def build(
+    workspace: Path,
+    until: str = "evaluate",
+    documents: int = 240,
+    dedup: DedupConfig | None = None,
+    known: StageRef | None = None,
+) -> dict[str, StageRef]:
+    """Run the stages in this process up to one of them and return the places of all of them."""
+    dedup = dedup or DedupConfig()
     store = Store.at(workspace / "store")
     refs: dict[str, StageRef] = {}
     plan: list[tuple[type[Stage[Any]], Any, tuple[str, ...]]] = [
         (Ingest, IngestConfig(documents=documents), ()),
-        (Signatures, DedupConfig(), ("ingest",)),
-        (PreferenceOrder, DedupConfig(), ("ingest", "signatures")),
-        (Candidates, DedupConfig(), ("ingest", "signatures", "order")),
-        (Duplicates, DedupConfig(), ("ingest", "signatures", "order", "candidates")),
-        (Deduplicate, DedupConfig(), ("ingest", "duplicates")),
+        (Signatures, dedup, ("ingest",)),
+        (PreferenceOrder, dedup, ("ingest", "signatures")),
+        (Candidates, dedup, ("ingest", "signatures", "order")),
+        (Duplicates, dedup, ("ingest", "signatures", "order", "candidates")),
+        (Deduplicate, dedup, ("ingest", "duplicates")),
         (Annotate, AnnotateConfig(), ("deduplicate",)),
         (Filter, FilterConfig(c4=C4(maximum_lorem_ipsum_lines=None)), ("deduplicate", "annotate")),
         (TrainTokenizer, TokenizerConfig(vocabulary_size=600, validation_fraction=0.1), ("filter",)),
@@ -296,6 +304,8 @@ def build(workspace: Path, until: str = "evaluate", documents: int = 240) -> dic
     reached = False
     for stage_class, config, inputs in plan:
         stage = stage_class(config, {name: refs[name] for name in inputs})
+        if known is not None and stage.name in ("order", "candidates", "duplicates"):
+            stage.inputs[KNOWN] = known
         refs[stage.name] = store.ref(stage.name, stage.fingerprint())
         if not reached:
             run_stage(stage, store, workers=0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -18,19 +19,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.catalog.views import Run, views
+from pipeline.dedup.config import DedupConfig
 from pipeline.filter import FilterConfig
 from pipeline.privacy.config import PrivacyConfig
 from pipeline.quality.gopher import GopherQuality
 from pipeline.report import corpus, render
 from pipeline.report.collect import collect, read_metrics
-from pipeline.report.diff import word_diff
-from pipeline.report.facts import Facts
+from pipeline.report.duplicates import duplicate_section
+from pipeline.report.facts import Cut, Facts
 from pipeline.report.formats import axis, duration, percent, short_count, size
 from pipeline.report.headline import scores, totals
 from pipeline.report.markup import VOID, Markup, el, escape
 from pipeline.report.scales import Scale, fit, smooth, spread, text_width, thin, ticks
 from pipeline.report.signals import bin_edges, filter_limits
 from pipeline.store import StageRef
+from tests.pipeline.dedup.corpora import Writer, deduplicate, shard
 from tests.pipeline.report_workspace import HOSTILE, HOSTILE_SOURCE, HOSTILE_URL, RECIPE, SOURCES, build
 
 TITLE = "A run </title><script>alert(0)</script>"
@@ -267,22 +270,139 @@ def test_bins_hold_the_thresholds_and_the_values() -> None:
         assert all(edges[0] <= threshold <= edges[-1] for threshold in thresholds)
 
 
+def table_rows(html: str, heading: str) -> list[list[str]]:
+    """The cells of the rows of the table under a heading."""
+    body = html.partition(f"<h3>{heading}</h3>")[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
+    return [[re.sub(r"<[^>]+>", "", cell).replace("\u202f", " ") for cell in row] for row in cells]
+
+
+def histogram_bars(html: str, title: str) -> tuple[int, str]:
+    """The documents that the bars of a histogram stand for, and the label of its limit."""
+    chart = html.partition(f'aria-label="{title}"')[2].partition("</svg>")[0]
+    counted = sum(int(number.replace(",", "")) for number in re.findall(r": ([\d,]+) documents", chart))
+    return counted, "".join(re.findall(r'class="limit"[^>]*>([^<]*)<', chart))
+
+
 def test_the_duplicates_are_those_of_the_stage(
-    facts: Facts, refs: dict[str, StageRef], page: Page, catalog: duckdb.DuckDBPyConnection
+    facts: Facts, refs: dict[str, StageRef], page: Page, html: str, catalog: duckdb.DuckDBPyConnection
 ) -> None:
-    largest = rows(catalog, "SELECT cluster, count(*) FROM duplicates GROUP BY cluster ORDER BY 2 DESC, 1")
+    largest = rows(
+        catalog,
+        "SELECT count(*) FILTER (rule = 'exact'), count(*) FILTER (rule = 'minhash'), min(coverage), min(similarity) "
+        "FROM duplicates GROUP BY twin ORDER BY count(*) DESC, twin",
+    )
     assert len(largest) == facts.corpus.clusters_in_all
-    assert facts.corpus.clusters[0].exact + facts.corpus.clusters[0].near == largest[0][1]
+    first = facts.corpus.clusters[0]
+    assert first.exact + first.near == sum(largest[0][:2])
+    found = {(c.exact, c.near, c.least_coverage, c.least_similarity) for c in facts.corpus.clusters}
+    assert found <= set(largest)
+    shown = table_rows(html, "Largest clusters")
+    assert [row[2:6] for row in shown] == [
+        [str(c.exact), str(c.near), f"{c.least_coverage:.2f}", f"{c.least_similarity:.2f}"]
+        for c in facts.corpus.clusters
+    ]
+    near = rows(catalog, "SELECT coverage, similarity FROM duplicates WHERE rule = 'minhash' ORDER BY id")
+    assert facts.corpus.near_measures == {
+        "coverage": [coverage for coverage, _ in near],
+        "similarity": [similarity for _, similarity in near],
+    }
+    assert histogram_bars(html, "Coverage of near duplicates") == (len(near), "≥ 0.85")
+    assert histogram_bars(html, "Jaccard similarity of near duplicates") == (len(near), "")
     pair = facts.corpus.pair
     assert pair is not None
-    ((twin, similarity),) = rows(catalog, f"SELECT twin, similarity FROM duplicates WHERE id = '{pair.gone.id}'")
-    assert pair.twin.id == twin
-    assert pair.similarity == similarity
-    assert pair.similarity is not None
-    assert pair.similarity < 1
+    ((twin, rule, known, *measures),) = rows(
+        catalog,
+        "SELECT twin, rule, twin_known, estimated, coverage, containment, similarity FROM duplicates "
+        f"WHERE id = '{pair.gone.id}'",
+    )
+    assert (pair.twin.id, pair.rule, pair.known) == (twin, rule, known)
+    assert [pair.estimated, pair.coverage, pair.containment, pair.similarity] == measures
+    assert pair.rule == "minhash"
     texts = dict(rows(catalog, f"SELECT id, text FROM ingested WHERE id IN ('{pair.gone.id}', '{twin}')"))
     assert (pair.gone.text, pair.twin.text) == (texts[pair.gone.id], texts[twin])
     assert any(tag == "del" for tag, _ in page.elements)
+    assert "earlier run" not in page.text("duplicates")
+
+
+def test_duplicates_of_an_earlier_run(workspace: Path, refs: dict[str, StageRef]) -> None:
+    dedup = DedupConfig(urls=True)
+    later = build(workspace / "later", "deduplicate", 300, dedup, refs["duplicates"])
+    html = render(str(workspace), {}, later, TITLE, refs["duplicates"])
+    text = Page(html).text("duplicates")
+    facts = collect({}, later, TITLE, refs["duplicates"])
+    counts = later["duplicates"].committed().counts
+    (file,) = later["duplicates"].committed().files("duplicates")
+    duplicates = file.table().to_pylist()
+    of_known = [row for row in duplicates if row["twin_ingest"] == refs["ingest"].fingerprint]
+    assert 0 < len(of_known) < len(duplicates)
+    known_documents = refs["ingest"].committed().counts["kept"]
+    assert (
+        f"Compared with the {known_documents} documents of an earlier run, too: {len(of_known)} went because a known "
+        "one holds them." in text
+    )
+    assert counts["url_duplicates"] > 0
+    assert f"{counts['url_duplicates']} have the URL of another" in text
+    shown = table_rows(html, "Largest clusters")
+    clusters = facts.corpus.clusters
+    assert [row[2:5] for row in shown] == [[str(n) for n in (c.exact, c.same_url, c.near)] for c in clusters]
+    assert any(cluster.same_url for cluster in clusters)
+    assert ["of an earlier run" in row[0] for row in shown] == [cluster.known for cluster in clusters]
+    assert any(cluster.known for cluster in clusters)
+    assert all(cluster.excerpt for cluster in clusters)  # known ones have a text, too
+    known = {
+        row["id"]: row["text"]
+        for file in refs["ingest"].committed().files("documents")
+        for row in file.table().to_pylist()
+    }
+    for cluster in clusters:
+        if cluster.known:
+            assert known[cluster.twin].startswith(cluster.excerpt)
+
+
+def test_the_pair_may_be_of_an_earlier_run(tmp_path: Path) -> None:
+    words = Writer(1).write(200)
+    old = deduplicate([shard(["else", " ".join(words)])], tmp_path)
+    known = StageRef("duplicates", old["duplicates"].fingerprint, old["duplicates"].path)
+    new = deduplicate([shard([" ".join([*words[:100], "changed", *words[100:-9]])])], tmp_path, known=old["duplicates"])
+    refs = {name: StageRef(name, stage.fingerprint, stage.path) for name, stage in new.items()}
+    pair = collect({}, refs, TITLE, known).corpus.pair
+    assert pair is not None
+    assert (pair.known, pair.twin.text) == (True, " ".join(words))
+    html = render(str(tmp_path), {}, refs, TITLE, known)
+    assert "<del>changed </del>" in html
+    assert f"<ins>{' '.join(words[-9:])}</ins>" in html
+    assert "Kept in its place, known from an earlier run" in html
+
+
+def test_without_verification_the_estimate_is_shown(tmp_path: Path) -> None:
+    refs = build(tmp_path, "deduplicate", 240, DedupConfig(verify=False))
+    html = render(str(tmp_path), {}, refs, TITLE)
+    near = refs["duplicates"].committed().counts["near_duplicates"]
+    assert histogram_bars(html, "Estimated similarity of near duplicates") == (near, "")
+    assert "Coverage of near duplicates" not in html
+    assert "Nothing was verified" in Page(html).text("duplicates")
+
+
+def test_spans_that_were_cut_are_counted(facts: Facts) -> None:
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE ledger (id VARCHAR, stage VARCHAR, action VARCHAR, rule VARCHAR, value DOUBLE, bytes BIGINT)"
+        )
+        connection.execute(
+            "INSERT INTO ledger VALUES ('a', 'deduplicate', 'edited', 'repeated_lines', 2, 70), "
+            "('b', 'deduplicate', 'edited', 'repeated_lines', 3, 80), "
+            "('b', 'deduplicate', 'edited', 'repeated_substrings', 1, 900), "
+            "('c', 'deduplicate', 'dropped', 'repeated_lines', 9, 999), ('d', 'filter', 'edited', 'c4.lines', 1, 5)"
+        )
+        cuts = [Cut(*row) for row in rows(connection, corpus._CUTS)]
+    assert cuts == [Cut("repeated_substrings", 1, 1, 900), Cut("repeated_lines", 2, 5, 150)]
+    changed = dataclasses.replace(facts, corpus=dataclasses.replace(facts.corpus, cuts=cuts))
+    assert table_rows(duplicate_section(changed), "Repeated passages") == [
+        ["repeated substrings", "1", "1", "900 B"],
+        ["repeated lines", "2", "5", "150 B"],
+    ]
+    assert "Repeated passages" not in duplicate_section(facts)
 
 
 def test_the_examples_lie_at_the_margin(
@@ -398,29 +518,6 @@ def test_markup_is_escaped_unless_it_is_markup() -> None:
     assert escape("a\x00\u202eb\ud800") == "a\ufffd\ufffdb\ufffd"
 
 
-@given(
-    st.lists(st.sampled_from(["aa", "bb", "cc", "dd", "水", "车"]), max_size=60),
-    st.lists(st.sampled_from(["aa", "bb", "水"]), max_size=60),
-)
-def test_a_diff_holds_both_texts(first: list[str], second: list[str]) -> None:
-    pieces = word_diff(" ".join(first), " ".join(second))
-    for kinds, words in ((("same", "skipped", "gone"), first), (("same", "skipped", "new"), second)):
-        told = "".join(piece.text for piece in pieces if piece.kind in kinds)
-        assert told.split() == words or "".join(told.split()) == "".join(words)
-
-
-def test_a_diff_is_bounded_and_sees_letters_of_unspaced_scripts() -> None:
-    pieces = word_diff("我喜欢这本书", "我喜欢那本书")
-    assert [(piece.kind, piece.text) for piece in pieces] == [
-        *(("same", "我喜欢"), ("gone", "这"), ("new", "那"), ("same", "本书"))
-    ]
-    long = word_diff(" ".join(f"a{n}" for n in range(5000)), " ".join(f"b{n}" for n in range(5000)))
-    assert sum(len(piece.text) for piece in long) < 10_000
-    common = " ".join(f"w{n}" for n in range(300))
-    skipped = [piece for piece in word_diff(f"x {common} y", f"z {common} y") if piece.kind == "skipped"]
-    assert [piece.words for piece in skipped] == [301 - 12]
-
-
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
 def test_labels_are_apart_and_in_order(positions: list[float]) -> None:
     placed = spread(positions, 15, 0, 300)
@@ -483,13 +580,16 @@ def test_excerpts_hold_no_personal_data_where_the_run_masks_it() -> None:
     long = "word " * 58 + email  # the excerpt ends within the address
     with duckdb.connect() as catalog:
         catalog.execute(
-            "CREATE TABLE ingested AS SELECT * FROM (VALUES ('a', 's', 'l', NULL, 'en', ?), "
-            "('b', 's', 'l', NULL, 'en', ?)) AS t(id, source, locator, url, language, text)",
+            "CREATE TABLE ingested AS SELECT * FROM (VALUES ('a', 'f', 's', 'l', NULL, 'en', ?), "
+            "('b', 'f', 's', 'l', NULL, 'en', ?)) AS t(id, ingest, source, locator, url, language, text)",
             [f"Write to {email}.", long],
         )
-        masked = corpus._excerpts(catalog, ["a", "b"], 300, PrivacyConfig())
-        plain = corpus._excerpts(catalog, ["a", "b"], 300, None)
-    assert masked["a"].text == "Write to <EMAIL>."
-    assert masked["b"].text == "word " * 58 + "<EMAIL>"
-    assert plain["a"].text == f"Write to {email}."
-    assert plain["b"].text == long[:300]
+        catalog.execute("CREATE TABLE known_documents AS SELECT * REPLACE ('e' AS ingest) FROM ingested")
+        places = [("a", "f"), ("b", "f"), ("b", "e"), ("c", "f")]
+        masked = corpus._excerpts(catalog, places, 300, PrivacyConfig())
+        plain = corpus._excerpts(catalog, places, 300, None)
+    assert set(masked) == set(plain) == set(places[:3])
+    assert masked["a", "f"].text == "Write to <EMAIL>."
+    assert masked["b", "f"].text == masked["b", "e"].text == "word " * 58 + "<EMAIL>"
+    assert plain["a", "f"].text == f"Write to {email}."
+    assert plain["b", "f"].text == plain["b", "e"].text == long[:300]

@@ -94,8 +94,8 @@ def test_polish(birth: datetime.date, order: int, place: int, by: int):
 def test_korean(birth: datetime.date, order: int, place: int, by: int):
     number = reference.korean(birth, order)
     assert ("national_id", number) in found(number)
-    # Weights 2 to 9 over eleven: 10 and 0 share a digit, so that a changed digit may pass; and foreigners (5 to 8 for the
-    # century) have a check digit that is larger by 2. The plain statement decides.
+    # Weights 2 to 9 over eleven: 10 and 0 share a digit, so that a changed digit may pass; and foreigners (5 to 8 for
+    # the century) have a check digit that is larger by 2. The plain statement decides.
     at = [index for index, character in enumerate(number) if character in DIGITS][place]
     other = number[:at] + str((int(number[at]) + by) % 10) + number[at + 1 :]
     weights = [2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5]

@@ -17,8 +17,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dedup.line_units import Units
-from pipeline.dedup.parallel import ordered_map
+from pipeline.repeats.line_units import Units
+from pipeline.repeats.parallel import ordered_map
 
 PARTITIONS: Final = 1024
 MOST_UNITS: Final = 2**31

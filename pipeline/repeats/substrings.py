@@ -37,13 +37,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.dedup.kept import KeptBatch, KeptDocuments
-from pipeline.dedup.parallel import ordered_map
-from pipeline.dedup.spans import SPANS_SCHEMA
-from pipeline.dedup.spill import CHUNK_RECORDS, Part, Spill
-from pipeline.dedup.window_candidates import Candidates
-from pipeline.dedup.window_matches import Proof, match_windows
-from pipeline.dedup.winnowing import RepeatedHashes, add_to_filter, empty_filter, windows_in_filter, winnow
+from pipeline.repeats.kept import KeptBatch, KeptDocuments
+from pipeline.repeats.parallel import ordered_map
+from pipeline.repeats.spans import SPANS_SCHEMA
+from pipeline.repeats.spill import CHUNK_RECORDS, Part, Spill
+from pipeline.repeats.window_candidates import Candidates
+from pipeline.repeats.window_matches import Proof, match_windows
+from pipeline.repeats.winnowing import RepeatedHashes, add_to_filter, empty_filter, windows_in_filter, winnow
 from pipeline.stage import StageConfig
 from pipeline.text.arrow import utf8_view
 from pipeline.text.scan import word_hashes
@@ -53,7 +53,6 @@ T = TypeVar("T")
 REPEATED_SUBSTRINGS = "repeated_substrings"
 """The rule in the spans."""
 
-EXECUTION_FIELDS = ("memory_limit_mb",)
 """What changes nothing in the output."""
 
 _MEGABYTE = 1 << 20
@@ -81,7 +80,7 @@ class SubstringsConfig(StageConfig):
 
     def identity(self) -> dict[str, Any]:
         """Return what the spans depend on."""
-        return self.model_dump(exclude=set(EXECUTION_FIELDS))
+        return {"tokens": self.tokens}
 
 
 @dataclass

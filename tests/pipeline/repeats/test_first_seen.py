@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dedup.first_seen import FirstSeen
-from pipeline.dedup.line_units import Units
+from pipeline.repeats.first_seen import FirstSeen
+from pipeline.repeats.line_units import Units
 from tests.pipeline.dedup.corpora import compiling
 
 Documents = dict[int, list[int]]  # hashes of the units, all different, by rank

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.dedup import substrings
-from pipeline.dedup.kept import KeptBatch, KeptInMemory
-from pipeline.dedup.spans import SPANS_SCHEMA, cut_spans
-from pipeline.dedup.spill import Part, Spill
-from pipeline.dedup.substrings import REPEATED_SUBSTRINGS, SubstringFacts, SubstringsConfig, find_repeated_substrings
-from pipeline.dedup.winnowing import add_to_filter, empty_filter, windows_in_filter, winnow
-from pipeline.dedup.word_places import opening_byte, place_words
+from pipeline.repeats import substrings
+from pipeline.repeats.kept import KeptBatch, KeptInMemory
+from pipeline.repeats.spans import SPANS_SCHEMA, cut_spans
+from pipeline.repeats.spill import Part, Spill
+from pipeline.repeats.substrings import REPEATED_SUBSTRINGS, SubstringFacts, SubstringsConfig, find_repeated_substrings
+from pipeline.repeats.winnowing import add_to_filter, empty_filter, windows_in_filter, winnow
+from pipeline.repeats.word_places import opening_byte, place_words
 from pipeline.text.arrow import utf8_view
 from pipeline.text.scan import word_hashes
 from tests.pipeline.dedup.corpora import Writer, compiling
@@ -344,4 +344,5 @@ def test_wrong_values_are_refused() -> None:
     with pytest.raises(ValidationError, match="memory_limit_mb"):
         SubstringsConfig(memory_limit_mb=8)
     assert SubstringsConfig(memory_limit_mb=64).identity() == SubstringsConfig().identity()
+    assert SubstringsConfig(action="count").identity() == SubstringsConfig().identity()  # the spans are the same
     assert SubstringsConfig(tokens=40).identity() != SubstringsConfig().identity()

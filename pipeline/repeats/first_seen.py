@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dedup.line_units import Units
+from pipeline.repeats.line_units import Units
 from pipeline.text.scan import finish
 
 HASHES: Final = 4

@@ -16,22 +16,25 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pipeline.dedup.first_seen import FirstSeen
-from pipeline.dedup.kept import KeptDocuments
-from pipeline.dedup.line_units import Units, find_units
-from pipeline.dedup.occurrences import Occurrences
-from pipeline.dedup.parallel import ordered_map
-from pipeline.dedup.spans import SPANS_SCHEMA
+from pipeline.repeats.first_seen import FirstSeen
+from pipeline.repeats.kept import KeptDocuments
+from pipeline.repeats.line_units import Units, find_units
+from pipeline.repeats.occurrences import Occurrences
+from pipeline.repeats.parallel import ordered_map
+from pipeline.repeats.spans import SPANS_SCHEMA
 from pipeline.stage import StageConfig
 
 RULE_NAMES = {"line": "repeated_lines", "paragraph": "repeated_paragraphs", "sentences": "repeated_sentences"}
 """The rules in the ledger, by unit."""
 
 
+Unit = Literal["line", "paragraph", "sentences"]
+
+
 class LineRule(StageConfig):
     """What counts as a repeated unit of text, and which of its occurrences go."""
 
-    unit: Literal["line", "paragraph", "sentences"] = Field(
+    unit: Unit = Field(
         "line",
         description="What is compared: lines (CCNet, arXiv:1911.00359, section 3.1, which calls them paragraphs), "
         "paragraphs between blank lines, or every span of `sentences` sentences in a row (C4, arXiv:1910.10683, "

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.dedup.kept import KeptBatch, KeptInMemory
-from pipeline.dedup.line_units import Units, find_units
-from pipeline.dedup.lines import LineRule, LinesConfig, RepeatedLines, find_repeated_lines
-from pipeline.dedup.occurrences import Occurrences
-from pipeline.dedup.spans import SPANS_SCHEMA, cut_spans
+from pipeline.repeats.kept import KeptBatch, KeptInMemory
+from pipeline.repeats.line_units import Units, find_units
+from pipeline.repeats.lines import LineRule, LinesConfig, RepeatedLines, find_repeated_lines
+from pipeline.repeats.occurrences import Occurrences
+from pipeline.repeats.spans import SPANS_SCHEMA, cut_spans
 from tests.pipeline.dedup.corpora import compiling
 
 WORDS = ["ab", "AB", "Cd", "12", "34", "我", "们", "don't", "é"]

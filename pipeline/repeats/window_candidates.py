@@ -10,10 +10,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dedup.spill import Spill
-from pipeline.dedup.window_matches import HASH, LOCATION, ORDER, mapped, unload
-from pipeline.dedup.winnowing import RADIX, mixed
-from pipeline.dedup.word_places import opening_byte, place_words
+from pipeline.repeats.spill import Spill
+from pipeline.repeats.window_matches import HASH, LOCATION, ORDER, mapped, unload
+from pipeline.repeats.winnowing import RADIX, mixed
+from pipeline.repeats.word_places import opening_byte, place_words
 from pipeline.text.arrow import Utf8View
 
 _0 = np.uint64(0)

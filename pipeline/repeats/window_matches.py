@@ -14,8 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dedup.spill import Part, Spill
-from pipeline.dedup.winnowing import mixed
+from pipeline.repeats.spill import Part, Spill
+from pipeline.repeats.winnowing import mixed
 
 HASH, ORDER, LOCATION = range(3)
 """Columns of the records of windows."""

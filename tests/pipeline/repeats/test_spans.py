@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dedup.spans import SPANS_SCHEMA, Cut, cut_spans
+from pipeline.repeats.spans import SPANS_SCHEMA, Cut, cut_spans
 from tests.pipeline.dedup.corpora import compiling
 
 RULES = ("a", "b", "c")
