@@ -12,6 +12,6 @@ set -eu
 
 folder=${1:-${HEADRACE_PEERS:-.peers}}
 "${PYTHON:-python3}" -m venv "$folder"
-"$folder/bin/python" -m pip install --quiet 'datatrove[processing,io]==0.10.1' 'xxhash<4' spacy jieba datasketch fasttext-community kenlm pydivsufsort
-"$folder/bin/python" -c 'import datatrove.pipeline.dedup, datatrove.pipeline.filters, datasketch, fasttext, jieba, kenlm, pydivsufsort, spacy'
+"$folder/bin/python" -m pip install --quiet 'datatrove[processing,io]==0.10.1' 'xxhash<4' spacy jieba datasketch fasttext-community kenlm pydivsufsort rensa
+"$folder/bin/python" -c 'import datatrove.pipeline.dedup, datatrove.pipeline.filters, datasketch, fasttext, jieba, kenlm, pydivsufsort, rensa, spacy'
 echo "The peers are in $folder. Where that is not .peers, set HEADRACE_PEERS=$folder."
