@@ -42,6 +42,7 @@ def print_explanation(console: Console, facts: dict[str, Any]) -> None:
     if facts["duplicate"]:
         _print_duplicate(console, facts["duplicate"])
     if facts["copies_count"]:
+        console.print()
         _print_copies(console, facts["copies"], facts["copies_count"])
     if facts["rules"]:
         console.print(_rules(facts["rules"]))
@@ -60,20 +61,24 @@ def print_explanation(console: Console, facts: dict[str, Any]) -> None:
 
 
 def _decisions(decisions: list[dict[str, Any]]) -> Table:
+    """The decisions as a table; columns without a value are left out, as a terminal is narrow."""
     table = Table(title="Decisions", title_justify="left", header_style="bold")
-    for name in ("stage", "decision", "rule", "value", "threshold", "bytes removed", "twin", "detail"):
+    table.add_column("stage", no_wrap=True)
+    table.add_column("decision", no_wrap=True)
+    columns = {
+        "rule": [row["rule"] or "" for row in decisions],
+        "value": [_number(row["value"]) for row in decisions],
+        "threshold": [_number(row["threshold"]) for row in decisions],
+        "bytes removed": [_number(row["bytes"]) for row in decisions],
+        "twin": [(row["twin"] or "")[:12] for row in decisions],
+        "detail": [escape(row["detail"] or "") for row in decisions],
+    }
+    told = {name: cells for name, cells in columns.items() if any(cells)}
+    for name in told:
         table.add_column(name, justify="right" if name in ("value", "threshold", "bytes removed") else "left")
-    for row in decisions:
-        table.add_row(
-            row["stage"],
-            _MARKS.get(row["action"], row["action"]),
-            row["rule"] or "",
-            _number(row["value"]),
-            _number(row["threshold"]),
-            _number(row["bytes"]),
-            (row["twin"] or "")[:12],
-            escape(row["detail"] or ""),
-        )
+    for index, row in enumerate(decisions):
+        mark = _MARKS.get(row["action"], row["action"])
+        table.add_row(row["stage"], mark, *(cells[index] for cells in told.values()))
     return table
 
 

@@ -57,8 +57,9 @@ def duplicate_section(facts: Facts) -> Markup:
     if facts.corpus.clusters:
         content = [_intro(facts, duplicates.counts), known, _histograms(facts, config)]
         content += [el("h3", "Largest clusters"), _clusters(facts)]
-    if facts.corpus.cuts:
-        content += [el("h3", "Repeated passages"), *_cuts(facts.corpus.cuts)]
+    repeats = [*_cuts(facts.corpus.cuts), *_counted(facts)]
+    if repeats:
+        content += [el("h3", "Repeated passages"), *repeats]
     if facts.corpus.pair:
         content += [el("h3", "One pair, word by word"), _pair(facts.corpus.pair)]
     return section("duplicates", "Duplicates", note, content)
@@ -66,7 +67,7 @@ def duplicate_section(facts: Facts) -> Markup:
 
 def _intro(facts: Facts, counts: Mapping[str, int]) -> Markup:
     exact, url, near = (counts.get(f"{kind}_duplicates", 0) for kind in ("exact", "url", "near"))
-    same_url = f"{count(url)} have the URL of another, " if url else ""
+    same_url = f"{count(url)} have the URL of another, whatever their text, " if url else ""
     return el(
         "p",
         f"{count(exact)} documents hold the very words of another, {same_url}{count(near)} nearly the same: "
@@ -79,8 +80,7 @@ def _known(known: KnownDocuments) -> Markup:
     removed = f"{count(known.removed)} went" if known.removed else "none went"
     return el(
         "p",
-        f"Compared with the {count(known.documents)} documents of {runs}, too: {removed} because a known one "
-        "holds them.",
+        f"Compared with the {count(known.documents)} documents of {runs}, too: {removed} in favour of a known one.",
     )
 
 
@@ -143,6 +143,8 @@ def _cluster_row(cluster: Cluster, same_url: bool) -> list[Child]:
 
 
 def _cuts(cuts: Sequence[Cut]) -> list[Markup]:
+    if not cuts:
+        return []
     columns = [
         Column("What was repeated", "name"),
         Column("Documents", "number", "Documents that stay without it"),
@@ -160,6 +162,20 @@ def _cuts(cuts: Sequence[Cut]) -> list[Markup]:
     ]
     told = "Text that stands in other documents, too, was cut out of documents that stay."
     return [el("p", told), table(columns, rows)]
+
+
+def _counted(facts: Facts) -> list[Markup]:
+    """Return a sentence for each search for repeated text whose finds were not cut."""
+    deduplicate = facts.committed("deduplicate")
+    searches = {name: facts.committed(name) for name in ("lines", "substrings")}
+    return [
+        el(
+            "p",
+            f"{count(search.counts['spans'])} stretches of text found by {name} were counted, and left where they are.",
+        )
+        for name, search in searches.items()
+        if search and deduplicate and name not in deduplicate.manifest["inputs"]
+    ]
 
 
 def _pair(pair: Pair) -> Markup:

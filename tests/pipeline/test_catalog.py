@@ -29,6 +29,7 @@ from pipeline.privacy.config import PrivacyConfig
 from pipeline.privacy.stage import Privacy
 from pipeline.quality.lines import line_rules
 from pipeline.quality.signals import measure
+from pipeline.repeats.stages import Lines
 from pipeline.sources import IngestConfig, SourceConfig
 from pipeline.stage import Stage, Unit, UnitOutput, UnitRecord
 from pipeline.store import Committed, StageRef, Store
@@ -103,7 +104,10 @@ class Run:
         self.add(PreferenceOrder, config, "ingest", "signatures", **known)
         self.add(Candidates, config, "ingest", "signatures", "order", **known)
         self.add(Duplicates, config, "ingest", "signatures", "order", "candidates", **known)
-        self.add(Deduplicate, config, "ingest", "duplicates")
+        lines = ("lines",) if config.lines else ()
+        for _ in lines:
+            self.add(Lines, config, "ingest", "signatures", "order", "duplicates", **known)
+        self.add(Deduplicate, config, "ingest", "duplicates", *lines)
 
     def add(self, stage_class: type[Stage], config: Any, *inputs: str, **others: StageRef) -> None:
         stage = stage_class(config, {**{name: self.refs[name] for name in inputs}, **others})
@@ -446,7 +450,7 @@ def test_explain_a_duplicate_and_its_twin(run: Run) -> None:
     assert {name: duplicate[name] for name in written} == written
     assert 0.8 < duplicate["similarity"] < duplicate["coverage"] == 1.0
     assert duplicate["reason"].startswith("100.0% of its words lie in shingles that the twin has, too")
-    assert "at least 0.85 was asked" in duplicate["reason"]
+    assert f"at least {DedupConfig().coverage:g} was asked" in duplicate["reason"]
     assert duplicate["twin_outcome"] == {"kept": True, "stage": "tokenize", "rule": None}
     assert changed(duplicate["diff"], "new") == run.texts["near copy"].splitlines()[-1]
     assert changed(duplicate["diff"], "gone") == ""
@@ -533,14 +537,19 @@ def test_explain_an_edited_document(run: Run) -> None:
     assert changed(edit["diff"], "new") == ""
 
 
-def test_explain_a_document_that_two_stages_edited(tmp_path: Path) -> None:
+def test_explain_a_document_that_several_stages_edited(tmp_path: Path) -> None:
     run = Run(tmp_path / "workspace")
     run.stages, run.refs = {}, {}
-    edited = prose(50) + "\nHome | About\nWrite to ada.lovelace@analytical-engine.co.uk about the water wheel.\n"
+    banner = "All rights to these pages are reserved by the people of the mill."
+    edited = (
+        prose(50) + f"\n{banner}\nHome | About\nWrite to ada.lovelace@analytical-engine.co.uk about the water wheel.\n"
+    )
     path = run.workspace / "input" / "edited.jsonl"
-    path.write_text(json.dumps({"text": edited + prose(51), "url": "https://example.org/edited"}) + "\n")
+    longer = prose(52, 60) + f"\n{banner}"
+    pages = [{"text": edited + prose(51), "url": "https://example.org/edited"}, {"text": longer, "url": None}]
+    path.write_text("".join(json.dumps(page) + "\n" for page in pages))
     source = SourceConfig(name="pages", format="jsonl", path=(str(path),), language="en")
-    run.deduplicated(DedupConfig(), source)
+    run.deduplicated(DedupConfig.model_validate({"lines": {"rules": [{"unit": "line"}]}}), source)
     run.add(DeclaredLanguage, AnnotateConfig(), "deduplicate")
     run.add(Filter, FilterConfig.model_validate({"language": {"allowed": ["en"]}}), "deduplicate", "annotate")
     run.add(Privacy, PrivacyConfig(), "filter")
@@ -548,8 +557,10 @@ def test_explain_a_document_that_two_stages_edited(tmp_path: Path) -> None:
     build(run.workspace, run.refs)
     facts = explain(run.workspace, "https://example.org/edited")
     assert facts["outcome"]["kept"]
-    filtered, masked = facts["edits"]
-    assert (filtered["stage"], masked["stage"]) == ("filter", "privacy")
+    cut, filtered, masked = facts["edits"]
+    assert [edit["stage"] for edit in facts["edits"]] == ["deduplicate", "filter", "privacy"]
+    assert cut["rules"] == ["repeated_lines"]
+    assert changed(cut["diff"], "gone") == f"{banner}\n"
     assert changed(filtered["diff"], "gone") == "Home | About\n"
     assert changed(masked["diff"], "gone").strip() == "ada.lovelace@analytical-engine.co.uk"
     assert "EMAIL" in changed(masked["diff"], "new")
