@@ -19,7 +19,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline.quickstart import ensure
-from pipeline.sources import IngestConfig, Record, plan_units, read_unit, source_files
+from pipeline.sources import IngestConfig, Record, plan_units, read_items, source_files
 from pipeline.sources.config import HtmlConfig, Limits
 from pipeline.sources.html import NotText, html_to_page
 from pipeline.sources.records import clean_text
@@ -50,7 +50,7 @@ def quickstart() -> tuple[Text, ...]:
     found = []
     for source in config.sources:
         for unit in plan_units(source, source_files(source), config.unit_bytes, config.limits):
-            for item in read_unit(unit.spec):
+            for item in read_items(unit.spec):
                 if isinstance(item, Record) and item.text:
                     found.append(Text(item.text, _code(item.language), source.name))
     return tuple(found)

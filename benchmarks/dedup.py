@@ -59,6 +59,7 @@ class Run:
         return {
             "memory, largest process": self.peak.process_bytes / MIB,
             "memory, all processes": self.peak.tree_bytes / MIB,
+            "memory, all processes, without mapped files": self.peak.anonymous_bytes / MIB,
             "disk": self.peak.disk_bytes / MIB,
         }
 

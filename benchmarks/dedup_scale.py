@@ -1,7 +1,7 @@
 """Deduplication at scale: ten million synthetic signatures through ordering and banding, and a plan for a billion.
 
     python -m benchmarks.dedup_scale [--signatures 10000000] [--documents 1000000000] [--text-bytes 4000]
-        [--cores 2,64,1024] [--workers 2] [--rates-megabytes 200] [--folder DIR] [--json FILE]
+        [--cores 2,64,1024] [--workers 2] [--memory-limit-mb 512] [--rates-megabytes 200] [--folder DIR] [--json FILE]
 
 First the stages `order`, `candidates` and `duplicates` (with connected components: there is no text to verify with) run
 on signatures made at random, in which a tenth of the documents are near copies of an earlier one at a Jaccard
@@ -36,7 +36,7 @@ from rich.table import Table
 
 from benchmarks.dedup import environment, recipe_of, run_stages
 from benchmarks.duplicates import CorpusPlan, write_corpus
-from benchmarks.peak import disk_bytes, run_measured
+from benchmarks.peak import Peak, disk_bytes, run_measured
 from benchmarks.rows import Row, parser, show
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.signatures import band_column, band_keys, signature_schema
@@ -146,9 +146,9 @@ def _binary(values: np.ndarray) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(width, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
-def run_synthetic(folder: str, signatures: int, workers: int) -> dict[str, Any]:
+def run_synthetic(folder: str, signatures: int, workers: int, memory_limit_mb: int) -> dict[str, Any]:
     """Make signatures, run the global stages on them and return seconds, core seconds, counts and bytes of each."""
-    store, config = Store.at(folder), DedupConfig(verify=False)
+    store, config = Store.at(folder), DedupConfig(verify=False, memory_limit_mb=memory_limit_mb)
     refs: dict[str, StageRef] = {}
     facts: dict[str, Any] = {}
 
@@ -295,7 +295,7 @@ def show_projection(works: Mapping[str, Work], documents: int, text_bytes: int, 
     Console().print(table)
 
 
-def rows_of(synthetic: Mapping[str, Any], peak_bytes: float, tree_bytes: float, peak_disk: float) -> Iterator[Row]:
+def rows_of(synthetic: Mapping[str, Any], peak: Peak) -> Iterator[Row]:
     """What the run on synthetic signatures showed."""
     size = synthetic["order"]["counts"]["read"]
     for name in GLOBAL_STAGES:
@@ -306,12 +306,13 @@ def rows_of(synthetic: Mapping[str, Any], peak_bytes: float, tree_bytes: float, 
     wanted = TEMPLATED - 1 + EXACT * size + synthetic["expected_near"]
     share = (found["exact_duplicates"] + found["near_duplicates"]) / wanted
     yield Row("copies found, of those that the bands should find", "share", share)
-    yield Row("peak memory, largest process", "MiB", peak_bytes / MIB)
-    yield Row("peak memory, all processes", "MiB", tree_bytes / MIB)
-    yield Row("peak disk, signatures included", "GB", peak_disk / 1e9)
+    yield Row("peak memory, largest process", "MiB", peak.process_bytes / MIB)
+    yield Row("peak memory, all processes", "MiB", peak.tree_bytes / MIB)
+    yield Row("peak memory, all processes, without mapped files", "MiB", peak.anonymous_bytes / MIB)
+    yield Row("peak disk, signatures included", "GB", peak.disk_bytes / 1e9)
 
 
-def measured(work: str, folder: Path, **request: Any) -> tuple[dict[str, Any], Any]:
+def measured(work: str, folder: Path, **request: Any) -> tuple[dict[str, Any], Peak]:
     """Carry out one part in a process of its own, and sample its memory and disk."""
     folder.mkdir(parents=True)
     request = {"work": work, "folder": str(folder), **request}
@@ -329,13 +330,15 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
         size, workers = arguments.signatures, arguments.workers
-        synthetic, peak = measured("synthetic", folder / "synthetic", signatures=size, workers=workers)
+        limit = arguments.memory_limit_mb
+        request = {"signatures": size, "workers": workers, "memory_limit_mb": limit}
+        synthetic, peak = measured("synthetic", folder / "synthetic", **request)
         shutil.rmtree(folder / "synthetic")
         text, _ = measured("text", folder / "text", megabytes=arguments.rates_megabytes, workers=workers)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    rows = [*rows_of(synthetic, peak.process_bytes, peak.tree_bytes, peak.disk_bytes)]
-    show(rows, f"{size:,} synthetic signatures, {workers} workers", arguments.json)
+    rows = [*rows_of(synthetic, peak)]
+    show(rows, f"{size:,} synthetic signatures, {workers} workers of {limit} MB each for DuckDB", arguments.json)
     works = project(synthetic, text, arguments.documents, arguments.text_bytes, max(arguments.cores))
     show_projection(works, arguments.documents, arguments.text_bytes, arguments.cores)
 
@@ -347,6 +350,8 @@ def _arguments() -> argparse.Namespace:
     options.add_argument("--text-bytes", type=int, default=4000, help="mean size of its documents")
     options.add_argument("--cores", type=lambda text: [int(part) for part in text.split(",")], default=[2, 64, 1024])
     options.add_argument("--workers", type=int, default=2)
+    limit = DedupConfig().memory_limit_mb
+    options.add_argument("--memory-limit-mb", type=int, default=limit, help="of DuckDB, for each worker")
     options.add_argument("--rates-megabytes", type=float, default=200.0, help="text to measure rates on")
     options.add_argument("--folder", type=Path, help="where temporary files go")
     options.add_argument("--work", help=argparse.SUPPRESS)

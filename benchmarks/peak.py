@@ -22,6 +22,7 @@ class Peak:
 
     process_bytes: int = 0  # the largest process
     tree_bytes: int = 0  # all processes together
+    anonymous_bytes: int = 0  # the same without what lies in files, which the system may drop at any time
     disk_bytes: int = 0
     seconds: dict[int, float] = field(default_factory=dict)  # of the processor, by process
 
@@ -32,15 +33,18 @@ class Peak:
 
     def see(self, process: psutil.Process) -> None:
         """Take a sample of the process and its descendants."""
-        sizes = []
+        sizes, shared = [], 0
         with contextlib.suppress(psutil.NoSuchProcess):
             for member in [process, *process.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    sizes.append(member.memory_info().rss)
+                    memory = member.memory_info()
+                    sizes.append(memory.rss)
+                    shared += getattr(memory, "shared", 0)  # of Linux: file-backed pages
                     times = member.cpu_times()
                     self.seconds[member.pid] = times.user + times.system
         self.process_bytes = max(self.process_bytes, *sizes, 0)
         self.tree_bytes = max(self.tree_bytes, sum(sizes))
+        self.anonymous_bytes = max(self.anonymous_bytes, sum(sizes) - shared)
 
 
 def disk_bytes(folder: Path) -> int:
