@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from flows.recipe import Recipe, load_recipe
 from flows.training_stages import Evaluate, Train
 from pipeline.annotate import Annotate
@@ -47,6 +49,11 @@ class Plan:
     def identity(self) -> str:
         """The fingerprint of the last stage: it stands for the whole run."""
         return self.refs[STAGES[-1]].fingerprint
+
+    @property
+    def known(self) -> StageRef | None:
+        """The decisions of the earlier run that the documents are compared with, if any."""
+        return self.stages[Duplicates.name].inputs.get(KNOWN)
 
     @property
     def missing(self) -> list[str]:
@@ -86,7 +93,8 @@ class Plan:
 
 def read_records(workspace: str) -> list[dict[str, Any]]:
     """The records of the runs in a workspace, the newest last."""
-    records = [read_json(str(path)) for path in Path(workspace).glob("runs/*.json")]
+    filesystem, folder = fsspec.core.url_to_fs(f"{workspace}/runs")
+    records = [read_json(filesystem.unstrip_protocol(path)) for path in filesystem.glob(f"{folder}/*.json")]
     return sorted(records, key=lambda record: float(record["updated"]))
 
 

@@ -16,7 +16,6 @@ from flows.engines import task_runner, without_heartbeat
 from flows.plan import Plan, make_plan
 from flows.runner import artifact_key, run_stage, stage_table
 from pipeline.catalog import build as build_catalog
-from pipeline.dedup.index import KNOWN
 from pipeline.stage import CORPUS_STAGES
 
 RecipeLike = str | dict[str, Any]
@@ -29,7 +28,7 @@ def _run(recipe: RecipeLike, workspace: str, overrides: list[str] | None, names:
     names = tuple(name for name in names if name in plan.stages)
     for name in names:
         run_stage(plan, name)
-    build_catalog(plan.workspace, plan.refs, plan.stages["duplicates"].inputs.get(KNOWN))
+    build_catalog(plan.workspace, plan.refs, plan.known)
     stage_table(plan, names)
     return plan
 

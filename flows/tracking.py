@@ -13,7 +13,6 @@ from flows import contamination
 from flows.plan import STAGES, Plan, read_records
 from flows.progress import publish
 from flows.training_stages import checkpoint_folder
-from pipeline.dedup.index import KNOWN
 from pipeline.stage import document_input
 from pipeline.store import Committed, StageRef, read_json, write_bytes_atomically
 from training.tracking import Location, Sender, find_location, resolve_model
@@ -84,8 +83,7 @@ def write_report(plan: Plan) -> Path:
 
     path = Path(plan.report_path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = plan.stages["duplicates"].inputs.get(KNOWN)
-    page = render(plan.workspace, plan.recipe.dump(), plan.refs, plan.recipe.name, known)
+    page = render(plan.workspace, plan.recipe.dump(), plan.refs, plan.recipe.name, plan.known)
     write_bytes_atomically(str(path), page.encode())
     return path
 
