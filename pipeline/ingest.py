@@ -7,18 +7,21 @@ each file, and never by where the files lie.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.documents import DOCUMENT_SCHEMA, document_id
-from pipeline.sources import Dropped, IngestConfig, InputFile, Item, Record, plan_units, read_unit, source_files
+from pipeline.documents import DOCUMENT_SCHEMA, document_id, document_ids
+from pipeline.sources import Dropped, Found, IngestConfig, InputFile, Item, Record, plan_units, read_unit, source_files
 from pipeline.sources.digests import sha256_of
+from pipeline.sources.records import RECORD_SCHEMA
 from pipeline.stage import Stage, Unit, UnitOutput
 
 BATCH_BYTES = 4 << 20
+LEDGER_ROWS = 10_000
 
 
 class Ingest(Stage[IngestConfig]):
@@ -63,65 +66,97 @@ class Ingest(Stage[IngestConfig]):
         source = unit.spec["source"]["name"]
         with output.parquet("documents", DOCUMENT_SCHEMA) as sink:
             for batch in _batches(source, read_unit(unit.spec)):
-                if batch.documents["id"]:
-                    sink.write(pa.table(batch.documents, schema=DOCUMENT_SCHEMA))
+                documents = batch.documents()
+                if len(documents):
+                    sink.write(documents)
                 output.ledger(batch.ledger)
                 output.count(**batch.counts())
 
 
-@dataclass(slots=True)
 class _Batch:
     """Documents as columns, and ledger rows, of some MiB of text."""
 
-    source: str
-    documents: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in DOCUMENT_SCHEMA.names})
-    ledger: list[dict[str, Any]] = field(default_factory=list)
-    text_bytes: int = 0
-    dropped_bytes: int = 0
+    def __init__(self, source: str) -> None:
+        self.ledger: list[dict[str, Any]] = []
+        self._source = source
+        self._columns: list[pa.RecordBatch] = []
+        self._records: list[Record] = []  # found one by one, behind those in the columns
+        self._text_bytes = self._dropped_bytes = 0
 
     def add(self, item: Item) -> None:
         if isinstance(item, Record) and not item.text:
             item = Dropped(item.locator, "empty", "", "there is no text" + (f" at {item.url}" if item.url else ""))
         if isinstance(item, Record):
-            text = item.text.encode()
-            self.text_bytes += len(text)
-            values = (
-                *(document_id(self.source, item.locator, text), item.text, self.source, item.locator, item.url),
-                *(item.date, item.license, item.language, item.metadata),
-            )
-            for column, value in zip(self.documents.values(), values, strict=True):
-                column.append(value)
+            self._text_bytes += len(item.text.encode())
+            self._records.append(item)
             return
-        row: dict[str, Any] = {"source": self.source, "rule": item.rule, "value": item.value}
+        row: dict[str, Any] = {"source": self._source, "rule": item.rule, "value": item.value}
         row["detail"] = f"{item.locator}: {item.detail}"
         if isinstance(item, Dropped):
             text = item.text.encode("utf-8", "replace")
-            self.dropped_bytes += len(text)
-            row |= {"action": "dropped", "id": document_id(self.source, item.locator, text), "bytes": len(text)}
+            self._dropped_bytes += len(text)
+            row |= {"action": "dropped", "id": document_id(self._source, item.locator, text), "bytes": len(text)}
         else:
             row |= {"action": "rejected", "threshold": item.threshold}
         self.ledger.append(row)
 
+    def add_columns(self, columns: pa.RecordBatch) -> int:
+        """Add records until the batch is full, and return how many there was room for."""
+        ends = np.cumsum(pc.binary_length(columns["text"]).to_numpy())
+        room = BATCH_BYTES - self._text_bytes - self._dropped_bytes
+        taken = min(int(np.searchsorted(ends, room)) + 1, columns.num_rows)
+        self._flush()
+        self._columns.append(columns.slice(0, taken))
+        self._text_bytes += int(ends[taken - 1])
+        return taken
+
+    def _flush(self) -> None:
+        if self._records:
+            columns = [[getattr(record, name) for record in self._records] for name in RECORD_SCHEMA.names]
+            arrays = [pa.array(values, field.type) for values, field in zip(columns, RECORD_SCHEMA, strict=True)]
+            self._columns.append(pa.record_batch(arrays, schema=RECORD_SCHEMA))
+            self._records = []
+
+    def documents(self) -> pa.RecordBatch:
+        """Return the documents, with their ids."""
+        self._flush()
+        if not self._columns:
+            return pa.RecordBatch.from_pylist([], DOCUMENT_SCHEMA)
+        records = pa.concat_batches(self._columns) if len(self._columns) > 1 else self._columns[0]
+        ids = document_ids(self._source, records["locator"].to_pylist(), records["text"])
+        source = pa.repeat(self._source, len(records))
+        added = {"id": ids, "source": source}
+        columns = [added[name] if name in added else records[name] for name in DOCUMENT_SCHEMA.names]
+        return pa.record_batch(columns, schema=DOCUMENT_SCHEMA)
+
     def counts(self) -> dict[str, int]:
-        kept = len(self.documents["id"])
+        kept = sum(map(len, self._columns)) + len(self._records)
         dropped = sum(row["action"] == "dropped" for row in self.ledger)
         return {
             "read": kept + dropped,
             "kept": kept,
             "dropped": dropped,
             "rejected": len(self.ledger) - dropped,
-            "bytes_in": self.text_bytes + self.dropped_bytes,
-            "bytes_out": self.text_bytes,
+            "bytes_in": self._text_bytes + self._dropped_bytes,
+            "bytes_out": self._text_bytes,
         }
 
     @property
     def full(self) -> bool:
-        return self.text_bytes + self.dropped_bytes >= BATCH_BYTES or len(self.ledger) >= 10_000
+        return self._text_bytes + self._dropped_bytes >= BATCH_BYTES or len(self.ledger) >= LEDGER_ROWS
 
 
-def _batches(source: str, items: Iterator[Item]) -> Iterator[_Batch]:
+def _batches(source: str, found: Iterator[Found]) -> Iterator[_Batch]:
     batch = _Batch(source)
-    for item in items:
+    for item in found:
+        if isinstance(item, pa.RecordBatch):
+            done = 0
+            while done < len(item):
+                done += batch.add_columns(item.slice(done))
+                if batch.full:
+                    yield batch
+                    batch = _Batch(source)
+            continue
         batch.add(item)
         if batch.full:
             yield batch

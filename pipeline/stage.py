@@ -48,7 +48,11 @@ from pipeline.store import (
 )
 
 ROW_GROUP_ROWS = 2048
-COMPRESSION = {"compression": "zstd", "compression_level": 3}
+COMPRESSION = {"compression": "zstd", "compression_level": 1}
+"""Level 1 takes half the time of level 3 to write and three quarters to read; the files are 10 to 40 % larger."""
+
+DISTINCT_COLUMNS = frozenset(("id", "text"))
+"""Columns whose values hardly ever repeat: a dictionary of them would be built, written and given up."""
 DOCUMENT_COUNTERS = ("read", "kept", "dropped", "edited", "rejected", "bytes_in", "bytes_out")
 
 
@@ -127,7 +131,7 @@ class UnitOutput:
         relative = f"{kind}/{self.unit.index:05d}.parquet"
         path = self.scratch / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(path, schema, **COMPRESSION) as writer:
+        with pq.ParquetWriter(path, schema, use_dictionary=_dictionary_columns(schema), **COMPRESSION) as writer:
             sink = _ParquetSink(writer, row_group_rows)
             yield sink
         self._add(kind, relative, sink.rows, {})
@@ -220,6 +224,13 @@ class _ParquetSink:
     def write_table(self, table: pa.Table, row_group_size: int) -> None:
         self._writer.write_table(table, row_group_size=row_group_size)
         self.rows += table.num_rows
+
+
+def _dictionary_columns(schema: pa.Schema) -> bool | list[str]:
+    """Return the columns to encode with a dictionary, or True for all."""
+    if any(pa.types.is_nested(field.type) for field in schema):  # named by their leaves; no such file has texts
+        return True
+    return [name for name in schema.names if name not in DISTINCT_COLUMNS]
 
 
 CORPUS_STAGES = (

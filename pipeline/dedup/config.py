@@ -149,16 +149,16 @@ class DedupConfig(StageConfig):
         "null: no",
     )
     memory_limit_mb: int = Field(
-        default=1024,
+        default=512,
         ge=128,
-        description="What DuckDB may hold before it spills to disk; does not affect the result",
+        description="What DuckDB may hold in each worker before it spills to disk; does not affect the result",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _bands_of_the_threshold(cls, given: Any) -> Any:
-        numbers = [("bands", 14), ("rows", 8), ("permutations", 112)]
-        if not isinstance(given, dict) or not all(isinstance(given.get(name, 1), int) for name, _ in numbers):
+        numbers = ("bands", "rows", "permutations")
+        if not isinstance(given, dict) or not all(isinstance(given.get(name, 1), int) for name in numbers):
             return given  # which is refused below
         if given.get("threshold") is None:
             permutations = given.get("bands", 14) * given.get("rows", 8)
@@ -169,6 +169,8 @@ class DedupConfig(StageConfig):
                 )
             return {**given, "permutations": permutations}
         if not isinstance(given["threshold"], float) or not 0 < given["threshold"] < 1:
+            return given
+        if given.get("permutations", 1) > 4096:  # over which the optimiser would be busy for hours
             return given
         bands, rows = optimal_bands(given["threshold"], given.get("permutations", 112))
         for name, value in (("bands", bands), ("rows", rows)):

@@ -21,7 +21,7 @@ from pipeline.sql import quoted
 from pipeline.store import File
 
 EXACT, MINHASH, URL = "exact", "minhash", "url"
-_RULES = {int(NO_COPY): MINHASH, int(EXACT_COPY): EXACT, int(URL_COPY): URL}
+_RULES = pa.array([MINHASH, EXACT, URL])  # by NO_COPY, EXACT_COPY and URL_COPY
 
 MEASURES = ("estimated", "coverage", "containment", "similarity")
 
@@ -150,14 +150,13 @@ class Decisions:
             measures = np.ones((len(MEASURES), len(gone)))
             measures[:, copy == URL_COPY] = np.nan
             measures[:, near] = self._measures[:, np.searchsorted(self._near, leader[near])]
-            rules = np.where(near, NO_COPY, copy).tolist()
             columns = {
                 name: pa.array(values, from_pandas=True) for name, values in zip(MEASURES, measures, strict=True)
             }
             yield pa.table(
                 {
                     "position": positions[gone],
-                    "rule": pa.array([_RULES[rule] for rule in rules], pa.string()),
+                    "rule": _RULES.take(pa.array(np.where(near, NO_COPY, copy))),
                     **columns,  # NaN becomes null
                     "kept": positions[self.kept[gone - start]],
                     "leader": pa.array(positions[leader], mask=~(exact & known)),

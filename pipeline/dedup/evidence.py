@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.shingles import shingle_hashes
+from pipeline.dedup.shingles import PROOF, shingle_hashes
 from pipeline.store import File
 from pipeline.text.scan import word_hashes
 
@@ -157,7 +157,7 @@ def gather_evidence(
             wanted = positions[numbers] - bounds[shard]
             if with_sets:
                 for part, texts in _selected(documents[shard], "text", wanted):
-                    offsets, hashes = shingle_hashes(*word_hashes(texts), config.shingle_words)
+                    offsets, hashes = shingle_hashes(*word_hashes(texts), config.shingle_words, PROOF)
                     of_part = numbers[part]
                     shingles[of_part] = np.diff(offsets)
                     begins, distinct[of_part], records = shingle_records(offsets, hashes)

@@ -8,8 +8,9 @@ no text.
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.sql import quoted
-from pipeline.store import Committed, File, StageRef, is_local
+from pipeline.store import Committed, File, StageRef, Store, is_local
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,6 +33,9 @@ BATCH_ROWS = 1 << 20
 
 KNOWN = "known"
 """The input under which a stage gets the `duplicates` stage of the run that it is compared with."""
+
+KNOWN_STORE = "known_store"
+"""Where the summary of a `duplicates` stage says in which other store that one lies."""
 
 
 class IndexMismatch(ValueError):
@@ -106,16 +110,39 @@ class Index:
         return [file for segment in self.segments for file in segment.signatures]
 
 
-def known_runs(ref: StageRef | None) -> Iterator[dict[str, StageRef]]:
-    """The stages of the runs that led to a `duplicates` stage, the oldest first: each names the one before it."""
-    if ref is None:
-        return
-    store = ref.path.rsplit("/", 2)[0]
-    inputs = ref.committed().manifest["inputs"]
-    stages = {"duplicates" if name == KNOWN else name: fingerprint for name, fingerprint in inputs.items()}
-    refs = {name: StageRef(name, fingerprint, f"{store}/{name}/{fingerprint}") for name, fingerprint in stages.items()}
-    yield from known_runs(refs.get("duplicates"))
-    yield {**refs, "duplicates": ref}
+def known_runs(ref: StageRef | None) -> list[dict[str, StageRef]]:
+    """The stages of the runs that led to a `duplicates` stage, the oldest first: each names the one before it.
+
+    Raises NotCommitted where one of them is no longer there.
+    """
+    runs = []
+    while ref is not None:
+        store = Store(store_root(ref))
+        manifest = ref.committed().manifest
+        inputs = dict(manifest["inputs"])
+        fingerprint = inputs.pop(KNOWN, None)
+        runs.append({**{name: store.ref(name, own) for name, own in inputs.items()}, "duplicates": ref})
+        store = Store(manifest["summary"].get(KNOWN_STORE, store.root))
+        ref = None if fingerprint is None else store.ref("duplicates", fingerprint)
+    return runs[::-1]
+
+
+def store_root(ref: StageRef) -> str:
+    """The store that a stage lies in."""
+    return ref.path.rsplit("/", 2)[0]
+
+
+def damaged(inputs: Mapping[str, StageRef]) -> str | None:
+    """Name a file of committed inputs, or of the runs before, that is not as long as it was written, and what to do."""
+    runs = known_runs(inputs.get(KNOWN))
+    for ref in [*inputs.values(), *(ref for run in runs for ref in run.values())]:
+        for entry in ref.committed().manifest["files"]:
+            filesystem, path = fsspec.core.url_to_fs(f"{ref.path}/{entry['path']}")
+            size = filesystem.size(path) if filesystem.exists(path) else None
+            if size != entry["bytes"]:
+                found = "is missing" if size is None else f"has {size:,} of {entry['bytes']:,} bytes"
+                return f"{ref.path}/{entry['path']} {found}; remove {ref.path} and run the recipe that wrote it again"
+    return None
 
 
 def check_known(known: StageRef, signature_identity: Mapping[str, Any], within: str | None) -> None:
@@ -135,7 +162,8 @@ def _check_known(run: Mapping[str, StageRef], signature_identity: Mapping[str, A
         ]
         raise IndexMismatch(
             f"the index at {signatures.path} was made with {_settings(signatures.manifest['config'], differ)}, but the "
-            f"new documents have {_settings(signature_identity, differ)}; only signatures of one make can be compared"
+            f"new documents have {_settings(signature_identity, differ)}; only signatures of one make can be compared: "
+            "give both recipes the same settings and run the earlier one again, or leave out `against`"
         )
     if order.manifest["config"]["within"] != within:
         raise IndexMismatch(
@@ -192,15 +220,23 @@ def mapped(file: File, dtype: DTypeLike, scratch: Path) -> NDArray[Any]:
             filesystem.get_file(remote, path)
     if file.bytes == 0:  # cannot be mapped
         return np.empty(0, dtype)
-    return np.asarray(np.memmap(path, dtype, "r"))
+    return np.asarray(np.memmap(path, dtype, "r", shape=(file.bytes // np.dtype(dtype).itemsize,)))
 
 
 def scratch_column(path: Path, size: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros in a new file, memory-mapped: what exceeds memory, the system writes out."""
-    if size == 0:  # cannot be mapped
-        path.touch()
-        return np.empty(0, dtype)
-    return np.asarray(np.memmap(path, dtype, "w+", shape=(size,)))
+    """Zeros in a new file, memory-mapped: what exceeds memory, the system writes out.
+
+    Raises OSError where the disk has no room for them.
+    """
+    with open(path, "wb") as stream:
+        if size == 0:  # cannot be mapped
+            return np.empty(0, dtype)
+        length_bytes = size * np.dtype(dtype).itemsize
+        if hasattr(os, "posix_fallocate"):  # a full disk would else end the process when the system writes out
+            os.posix_fallocate(stream.fileno(), 0, length_bytes)
+        else:
+            stream.truncate(length_bytes)
+    return np.asarray(np.memmap(path, dtype, "r+", shape=(size,)))
 
 
 def blocks(start: int, end: int) -> Iterator[NDArray[np.uint32]]:
@@ -231,8 +267,9 @@ class SignatureTable:
             },
         )
         files = index.signatures()
-        for url in [file.path for file in files if not is_local(file.path)][:1]:
-            self._connection.register_filesystem(fsspec.core.url_to_fs(url)[0])
+        remote = {fsspec.core.url_to_fs(file.path)[0] for file in files if not is_local(file.path)}
+        for filesystem in remote:
+            self._connection.register_filesystem(filesystem)
         self.run("SET parquet_metadata_cache = true")  # every band reads the same files
         for name, segments in (("signatures", index.segments), ("fresh", [index.new])):
             self._view(name, segments)
@@ -287,14 +324,21 @@ class SignatureTable:
     def stream(self, sql: str) -> Iterator[pa.Table]:
         """Return the answer to a query in tables of BATCH_ROWS rows, the last one apart; others may run meanwhile."""
         with self._connection.cursor() as cursor:  # a connection holds one open result
-            held: list[pa.RecordBatch] = []
-            rows = 0
-            for batch in cursor.sql(sql).to_arrow_reader(BATCH_ROWS):  # whose batches need not be of that size
-                held.append(batch)
-                rows += len(batch)
-                while rows >= BATCH_ROWS:
-                    table = pa.Table.from_batches(held)
-                    yield table.slice(0, BATCH_ROWS)
-                    held, rows = table.slice(BATCH_ROWS).to_batches(), rows - BATCH_ROWS
-            if rows:
-                yield pa.Table.from_batches(held)
+            reader = cursor.sql(sql).to_arrow_reader(BATCH_ROWS)  # whose batches need not be of that size
+            yield from regrouped((pa.Table.from_batches([batch]) for batch in reader), BATCH_ROWS)
+
+
+def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The rows of tables in tables of so many rows, the last one apart."""
+    held: list[pa.Table] = []
+    missing = rows
+    for table in tables:
+        held.append(table)
+        missing -= len(table)
+        while missing <= 0:
+            full = pa.concat_tables(held)
+            yield full.slice(0, rows)
+            held = [full.slice(rows)]
+            missing = rows - len(held[0])
+    if missing < rows:
+        yield pa.concat_tables(held)

@@ -22,7 +22,7 @@ _CRITERIA = {
     "longest": "shingles DESC",
     "earliest": "date ASC NULLS LAST",
     "latest": "date DESC NULLS LAST",
-    "quality": "quality DESC NULLS LAST",
+    "quality": "nullif(quality, 'NaN') DESC NULLS LAST",  # DuckDB puts NaN above all numbers
 }
 _LAST = ["shingles DESC", "date ASC NULLS LAST", "id", "position"]
 
@@ -65,10 +65,27 @@ class Order:
                 for bounds, members in buckets(signatures, "digest", ranks, scopes):
                     left_out = copies[members] == URL_COPY
                     mark_copies(bounds, members, left_out, start, EXACT_COPY, self.first, self.copy)
-        if config.urls:  # what has the URL of a document may repeat one that is a copy of a third
-            firsts = Column.of(index.known, "order", "first", np.uint32, scratch).extended(start, self.first)
-            has_url = np.flatnonzero(self.copy == URL_COPY)
-            self.first[has_url] = firsts[self.first[has_url]]
+            if config.urls:
+                self._settle_urls(signatures, config.exact, scratch)
+
+    def _settle_urls(self, signatures: SignatureTable, exact: bool, scratch: Path) -> None:
+        """Follow copies by URL to what their document is a copy of; those with the same words are exact copies."""
+        index, start = signatures.index, signatures.index.new.start
+        firsts = Column.of(index.known, "order", "first", np.uint32, scratch).extended(start, self.first)
+        positions = Column.of(index.known, "order", "position", np.uint32, scratch).extended(start, self.position)
+        signatures.run("CREATE TABLE url_copies (rank UINTEGER, position UINTEGER, stays UINTEGER)")
+        for block in blocks(start, index.new.end):
+            own = block - np.uint32(start)
+            own = own[self.copy[own] == URL_COPY]
+            self.first[own] = firsts[self.first[own]]
+            columns = [own, self.position[own], positions[self.first[own]]]
+            signatures.insert("url_copies", pa.table(columns, ["rank", "position", "stays"]))
+        if exact:
+            for rows in signatures.stream(
+                "SELECT rank FROM url_copies JOIN fresh AS gone USING (position) "
+                "JOIN signatures AS kept ON kept.position = stays WHERE gone.digest = kept.digest"
+            ):
+                self.copy[rows["rank"].to_numpy()] = EXACT_COPY
 
     def _rank(self, signatures: SignatureTable, config: DedupConfig) -> None:
         source = "fresh"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.dedup.buckets import bucket_pairs, buckets
 from pipeline.dedup.config import CANDIDATE_FIELDS, DECISION_FIELDS, ORDER_FIELDS, SIGNATURE_FIELDS, DedupConfig
 from pipeline.dedup.decisions import DUPLICATES_SCHEMA, EXACT, MINHASH, URL, Decisions
-from pipeline.dedup.index import Column, Index, SignatureTable
+from pipeline.dedup.index import KNOWN, KNOWN_STORE, Column, Index, SignatureTable, damaged, regrouped, store_root
 from pipeline.dedup.order import NO_COPY, Order
 from pipeline.dedup.signatures import band_column, signature_schema, signature_table
 from pipeline.dedup.urls import URLS_VERSION
@@ -25,7 +25,7 @@ from pipeline.documents import DOCUMENT_SCHEMA
 from pipeline.execution import available_cores
 from pipeline.repeats.kept import rows_of_shard
 from pipeline.repeats.spans import SPANS_SCHEMA, cut_spans
-from pipeline.stage import Stage, StageError, Unit, UnitOutput
+from pipeline.stage import Stage, StageError, Unit, UnitOutput, UnitRecord
 from pipeline.store import File, StageRef
 from pipeline.text.scan import SCAN_VERSION
 from pipeline.text.tables import UNICODE_VERSION
@@ -65,21 +65,24 @@ class Signatures(Stage[DedupConfig]):
 
     def process(self, unit: Unit, output: UnitOutput) -> None:
         """Write the signatures of a shard."""
-        tables = []
-        with File(**unit.spec["file"]).parquet() as parquet:
-            for group in range(parquet.num_row_groups):
-                documents = parquet.read_row_group(group, ["id", "source", "date", "text"])
-                tables.append(signature_table(documents, self.config))
-        signatures = pa.concat_tables([signature_schema(self.config).empty_table(), *tables])
-        output.write("signatures", signatures, SIGNATURE_GROUP_ROWS)
-        text_bytes = pc.sum(signatures["text_bytes"]).as_py() or 0
-        output.count(
-            read=len(signatures),
-            kept=len(signatures),
-            bytes_in=text_bytes,
-            bytes_out=text_bytes,
-            shingles=pc.sum(signatures["shingles"]).as_py() or 0,
-        )
+        schema = signature_schema(self.config)
+        output.count(shingles=0)  # the shard may be empty
+        with (
+            _named_damage(self),
+            File(**unit.spec["file"]).parquet() as parquet,
+            output.parquet("signatures", schema, SIGNATURE_GROUP_ROWS) as sink,
+        ):
+            groups = (
+                parquet.read_row_group(group, ["id", "source", "date", "text"])
+                for group in range(parquet.num_row_groups)
+            )
+            for signatures in regrouped(
+                (signature_table(group, self.config) for group in groups), SIGNATURE_GROUP_ROWS
+            ):
+                sink.write(signatures)
+                text_bytes = pc.sum(signatures["text_bytes"]).as_py()
+                output.count(read=len(signatures), kept=len(signatures), bytes_in=text_bytes, bytes_out=text_bytes)
+                output.count(shingles=pc.sum(signatures["shingles"]).as_py())
 
 
 class PreferenceOrder(Stage[DedupConfig]):
@@ -125,8 +128,8 @@ class Candidates(Stage[DedupConfig]):
 
     def units(self) -> list[Unit]:
         """Return units of neighbouring bands."""
-        documents = self.inputs["signatures"].committed().counts["kept"]
-        each = min(self.config.bands, max(1, BAND_KEYS_PER_UNIT // max(1, documents)))
+        documents = _index(self).size
+        each = self._bands_of_a_unit(documents)
         units = []
         for index, first in enumerate(range(0, self.config.bands, each)):
             bands = list(range(first, min(first + each, self.config.bands)))
@@ -136,10 +139,15 @@ class Candidates(Stage[DedupConfig]):
             )
         return units
 
+    def _bands_of_a_unit(self, documents: int) -> int:
+        return min(self.config.bands, max(1, BAND_KEYS_PER_UNIT // max(1, documents)))
+
     def process(self, unit: Unit, output: UnitOutput) -> None:
         """Write the pairs of some bands, a member and a more preferred document each (member << 32 | other)."""
         index = _index(self)
-        threads = max(1, available_cores() // len(self.units()))
+        output.count(pairs=0, buckets=0)  # there may be none
+        units = -(-self.config.bands // self._bands_of_a_unit(index.size))
+        threads = max(1, available_cores() // units)
         with output.parquet("pairs", PAIRS_SCHEMA, PAIRS_GROUP_ROWS) as sink, _work(self, output) as scratch:
             ranks = Column.of(index.segments, "order", "rank", np.uint32, scratch)
             copies = Column.of(index.segments, "order", "copy", np.uint8, scratch)
@@ -150,9 +158,11 @@ class Candidates(Stage[DedupConfig]):
                 for band in unit.spec["bands"] if index.new.size else []:
                     for bounds, members in buckets(signatures, band_column(band), ranks, scopes):
                         left_out = copies[members] != NO_COPY
-                        pairs = bucket_pairs(bounds, members, left_out, index.new.start, self.config.representatives)
-                        sink.write(pa.table([pairs], schema=PAIRS_SCHEMA))
-                        output.count(pairs=len(pairs), buckets=len(bounds) - 1)
+                        output.count(buckets=len(bounds) - 1)
+                        start, most = index.new.start, self.config.representatives
+                        for pairs in bucket_pairs(bounds, members, left_out, start, most):
+                            sink.write(pa.table([pairs], schema=PAIRS_SCHEMA))
+                            output.count(pairs=len(pairs))
         if unit.index == 0:  # every unit goes through all documents; they are counted once
             _count_documents(output, self.inputs["signatures"])
 
@@ -175,6 +185,13 @@ class Duplicates(Stage[DedupConfig]):
     def units(self) -> list[Unit]:
         """Return the one unit."""
         return _one_unit(self.inputs["signatures"])
+
+    def summary(self, records: Sequence[UnitRecord]) -> dict[str, Any]:
+        """Say where the earlier run is, unless it lies in the same store: the run after this one needs it, too."""
+        known = self.inputs.get(KNOWN)
+        if known is None or store_root(known) == store_root(self.inputs["signatures"]):
+            return {}
+        return {KNOWN_STORE: store_root(known)}
 
     def process(self, unit: Unit, output: UnitOutput) -> None:
         """Decide over all documents."""
@@ -223,7 +240,11 @@ class Deduplicate(Stage[DedupConfig]):
         duplicates = rows_of_shard(committed.files("duplicates")[0], unit.index)
         spans = self._spans(unit.index)
         gone_rows, span_rows = duplicates["row"].to_numpy(), spans["row"].to_numpy()
-        with output.parquet("documents", DOCUMENT_SCHEMA) as sink, File(**unit.spec["file"]).parquet() as parquet:
+        with (
+            _named_damage(self),
+            output.parquet("documents", DOCUMENT_SCHEMA) as sink,
+            File(**unit.spec["file"]).parquet() as parquet,
+        ):
             first = 0
             for group in range(parquet.num_row_groups):
                 documents = parquet.read_row_group(group)
@@ -310,13 +331,27 @@ def _work(stage: Stage[DedupConfig], output: UnitOutput) -> Iterator[Path]:
     scratch = output.scratch / "work"
     scratch.mkdir()
     try:
-        yield scratch
+        with _named_damage(stage):
+            yield scratch
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
         raise StageError(
-            f"stage {stage.name!r}: DuckDB could not group the documents: {error}. It may hold "
+            f"stage {stage.name!r}: DuckDB could not group the documents: {str(error).splitlines()[0]}. It may hold "
             f"{stage.config.memory_limit_mb} MB of memory (memory_limit_mb) and spills to {scratch}: "
             "give it more of the one or of the other and start again"
         ) from error
+
+
+@contextlib.contextmanager
+def _named_damage(stage: Stage[DedupConfig]) -> Iterator[None]:
+    """Where an input cannot be read, the error says which file it is: not all readers do."""
+    try:
+        yield
+    except Exception as error:
+        of_the_system = isinstance(error, OSError) and error.errno is not None  # such as a full disk
+        problem = None if of_the_system else damaged(stage.inputs)
+        if problem is None:
+            raise
+        raise StageError(f"stage {stage.name!r}: {problem} ({type(error).__name__}: {error})") from error
 
 
 def _count_documents(output: UnitOutput, signatures: StageRef) -> None:

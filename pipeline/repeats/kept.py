@@ -32,7 +32,7 @@ class KeptDocuments(ABC):
 
     shards: int
     documents: int
-    """Of all shards, those that went included: every rank is below it."""
+    """Of all shards, those that went included: ranks are below it."""
 
     @abstractmethod
     def read(self, shard: int) -> Iterator[KeptBatch]:
@@ -58,10 +58,11 @@ class KeptInShards(KeptDocuments):
     def __init__(self, index: Index, duplicates: File, scratch: Path) -> None:
         """`duplicates` is the file of the documents that went; `scratch` is for copies of remote files."""
         self.shards = len(index.new.documents)
-        self.documents = index.size
+        self.documents = index.new.size
         self._files = index.new.documents
         self._duplicates = duplicates
         self._ranks = Column.of([index.new], "order", "rank", np.uint32, scratch)
+        self._start = np.uint32(index.new.start)
         self._starts = np.cumsum([index.new.start, *(file.rows for file in self._files)])
 
     def read(self, shard: int) -> Iterator[KeptBatch]:
@@ -78,7 +79,8 @@ class KeptInShards(KeptDocuments):
                 first += len(texts)
                 if len(rows):
                     kept = pa.concat_arrays(texts.filter(pa.array(keep)).chunks)
-                    yield KeptBatch(shard, rows, self._ranks[self._starts[shard] + rows], kept)
+                    # Documents of earlier runs are no matter here, so that ranks count the new ones alone.
+                    yield KeptBatch(shard, rows, self._ranks[self._starts[shard] + rows] - self._start, kept)
 
 
 def rows_of_shard(file: File, shard: int, columns: list[str] | None = None) -> pa.Table:

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.sources import html, jsonl, parquet, text, warc, wikipedia
 from pipeline.sources.compression import Place
 from pipeline.sources.config import HtmlConfig, IngestConfig, Limits, SourceConfig
 from pipeline.sources.content import Part
 from pipeline.sources.files import InputFile, find_files
-from pipeline.sources.records import Dropped, Item, Record, Rejected
+from pipeline.sources.records import Dropped, Found, Item, Record, Rejected
 
 __all__ = [
     "Dropped",
+    "Found",
     "HtmlConfig",
     "IngestConfig",
     "InputFile",
@@ -31,6 +34,7 @@ __all__ = [
     "SourceConfig",
     "UnitPlan",
     "plan_units",
+    "read_items",
     "read_unit",
     "source_files",
 ]
@@ -44,7 +48,7 @@ FORMATS: Mapping[str, ModuleType] = {
     "html": html,
 }
 
-Reader = Callable[[Part, SourceConfig, Limits], Iterator[Item]]
+Reader = Callable[[Part, SourceConfig, Limits], Iterator[Found]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +84,29 @@ def plan_units(source: SourceConfig, files: Sequence[InputFile], unit_bytes: int
     return [_unit(source, group, limits) for group in _groups(parts, unit_bytes)]
 
 
-def read_unit(spec: Mapping[str, Any]) -> Iterator[Item]:
+def read_unit(spec: Mapping[str, Any]) -> Iterator[Found]:
     """Yield the records of a unit in the order of its files, and a reason for whatever is not a record."""
     source = SourceConfig.model_validate(spec["source"])
     limits = Limits.model_validate(spec["limits"])
     read: Reader = FORMATS[source.format].read
     for described in spec["parts"]:
         part = Part.from_json(described)
-        found = False
-        for item in read(part, source, limits):
-            found = True
-            yield item
+        anything = False
+        for found in read(part, source, limits):
+            anything = True
+            yield found
         whole = part.end is None and part.start == Place(0, 0)
-        if not found and whole:
+        if not anything and whole:
             yield Rejected(part.locator(0), "empty", "the file holds no record")
+
+
+def read_items(spec: Mapping[str, Any]) -> Iterator[Item]:
+    """Yield what `read_unit` does, one record at a time."""
+    for found in read_unit(spec):
+        if isinstance(found, pa.RecordBatch):
+            yield from (Record(**row) for row in found.to_pylist())
+        else:
+            yield found
 
 
 def _groups(parts: Sequence[Part], unit_bytes: int) -> Iterator[list[Part]]:

@@ -33,10 +33,10 @@ def record_of(locator: str, row: Mapping[str, Any], source: SourceConfig, limits
     return Record(
         locator,
         clean_text(replace_surrogates(text)),
-        url=_string(field_of(row, source.url_field)),
+        url=string_or_none(field_of(row, source.url_field)),
         date=day,
-        license=_string(field_of(row, source.license_field)) or source.license,
-        language=_string(field_of(row, source.language_field)) or source.language,
+        license=string_or_none(field_of(row, source.license_field)) or source.license,
+        language=string_or_none(field_of(row, source.language_field)) or source.language,
         metadata=metadata_json(metadata) if metadata else None,
     )
 
@@ -67,7 +67,8 @@ def _missing(row: Mapping[str, Any], name: str) -> str:
     return f"no field {name!r}; it has {', '.join(map(repr, list(row)[:8])) or 'none'}"
 
 
-def _string(value: Any) -> str | None:
+def string_or_none(value: Any) -> str | None:
+    """Return a value as a string that is valid UTF-8, None where it is missing or empty."""
     if value is None or value == "":
         return None
     return replace_surrogates(value if isinstance(value, str) else str(value))

@@ -9,15 +9,16 @@ from typing import Any
 
 import orjson
 
+from pipeline.sources.columns import ObjectRows, records_of
 from pipeline.sources.compression import detect
-from pipeline.sources.config import Limits, SourceConfig
+from pipeline.sources.config import MIB, Limits, SourceConfig
 from pipeline.sources.content import BEGINNING, Part, Raw, head, open_pieces, parts_between, runs, split
-from pipeline.sources.fields import record_of
 from pipeline.sources.files import InputFile, open_input
 from pipeline.sources.lines import first_line, lines
-from pipeline.sources.records import Item, Rejected
+from pipeline.sources.records import Found, Rejected
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
+BATCH_BYTES = MIB
 BOM = b"\xef\xbb\xbf"
 UTF16 = {"encoding": "utf-16"}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -33,31 +34,48 @@ def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits)
         return split(file, raw, compression, unit_bytes, first_line, limits)
 
 
-def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Item]:
-    """Yield a record or a reason for each line that is not blank."""
+def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Found]:
+    """Yield the records, and a reason for each line that is none and not blank."""
     if part.options == UTF16:
         yield Rejected(part.locator(BEGINNING), "unknown_encoding", "UTF-16; JSON Lines are UTF-8 (RFC 8259, 8.1)")
         return
+    rows: list[dict[str, Any]] = []
+    locators: list[str] = []
+    size = 0
+    for locator, line in _lines(part, limits):
+        row = line if isinstance(line, Rejected) else _row(locator, line)
+        if isinstance(row, dict) and isinstance(line, bytes):
+            rows.append(row)
+            locators.append(locator)
+            size += len(line)
+        if rows and (size >= BATCH_BYTES or isinstance(row, Rejected)):
+            yield from records_of(ObjectRows(rows), locators, source, limits)
+            rows, locators, size = [], [], 0
+        if isinstance(row, Rejected):
+            yield row
+    if rows:
+        yield from records_of(ObjectRows(rows), locators, source, limits)
+
+
+def _lines(part: Part, limits: Limits) -> Iterator[tuple[str, bytes | Rejected]]:
+    """Yield each line that is not blank, or why it is none, with its locator."""
     for run in runs(open_pieces(part, limits)):
         for offset, line in lines(run, limits.max_record_bytes):
             place = run.place(offset)
             if place == BEGINNING and isinstance(line, bytes):
                 line = line.removeprefix(BOM)
             if isinstance(line, int):
-                yield Rejected(
-                    part.locator(place),
-                    "too_large",
-                    "the line is longer than max_record_bytes",
-                    float(line),
-                    float(limits.max_record_bytes),
-                )
+                detail, longest = "the line is longer than max_record_bytes", float(limits.max_record_bytes)
+                locator = part.locator(place)
+                yield locator, Rejected(locator, "too_large", detail, float(line), longest)
             elif line and not line.isspace():
-                yield _item(part.locator(place), line, source, limits)
+                yield part.locator(place), line
         if run.damage:
-            yield part.rejected(run.damage)
+            rejected = part.rejected(run.damage)
+            yield rejected.locator, rejected
 
 
-def _item(locator: str, line: bytes, source: SourceConfig, limits: Limits) -> Item:
+def _row(locator: str, line: bytes) -> dict[str, Any] | Rejected:
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -69,7 +87,7 @@ def _item(locator: str, line: bytes, source: SourceConfig, limits: Limits) -> It
             return Rejected(locator, "broken_record", f"no JSON: {error}")
     if not isinstance(value, dict):
         return Rejected(locator, "wrong_type", f"the line is a JSON {type(value).__name__}, not an object")
-    return record_of(locator, value, source, limits)
+    return value
 
 
 def _lenient(line: bytes) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.sources.columns import TableRows, records_of
 from pipeline.sources.config import MIB, Limits, SourceConfig
 from pipeline.sources.content import Part
 from pipeline.sources.fields import record_of
 from pipeline.sources.files import InputFile, open_input
-from pipeline.sources.records import Item, Rejected
+from pipeline.sources.records import Found, Rejected
 
 SUFFIXES = (".parquet", ".pq")
 BATCH_BYTES = 4 * MIB
@@ -44,8 +46,11 @@ def plan(file: InputFile, source: SourceConfig, unit_bytes: int, limits: Limits)
     return parts
 
 
-def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Item]:
-    """Yield a record or a reason for each row. The locator's place is the number of the row in the file."""
+def read(part: Part, source: SourceConfig, limits: Limits) -> Iterator[Found]:
+    """Yield the records, and a reason for each row that is none.
+
+    The locator's place is the number of the row in the file.
+    """
     for problem, rule in (("broken", "broken_file"), ("missing", "missing_field")):
         if problem in part.options:
             yield Rejected(part.locator(0), rule, part.options[problem])
@@ -68,7 +73,7 @@ def _group(
     part: Part,
     source: SourceConfig,
     limits: Limits,
-) -> Iterator[Item]:
+) -> Iterator[Found]:
     described = file.metadata.row_group(group)
     size = described.total_byte_size
     if size > limits.max_decompressed_bytes:
@@ -80,29 +85,41 @@ def _group(
     row = first_row
     try:
         for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False):
-            for locator, values in _rows(batch, row, part):
-                yield values if isinstance(values, Rejected) else record_of(locator, values, source, limits)
+            locators = [part.locator(number) for number in range(row, row + batch.num_rows)]
+            yield from _batch(batch, locators, source, limits)
             row += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         lost = described.num_rows - (row - first_row)
         yield Rejected(part.locator(row), "broken_record", f"row group {group}, {lost} rows: {error}", float(lost))
 
 
-def _rows(batch: pa.RecordBatch, first_row: int, part: Part) -> Iterator[tuple[str, dict[str, Any] | Rejected]]:
-    try:
-        rows: Sequence[dict[str, Any] | None] = batch.to_pylist()
-    except UnicodeDecodeError:
-        rows = [None] * batch.num_rows
-    for index, row in enumerate(rows):
-        locator = part.locator(first_row + index)
-        if row is not None:
-            yield locator, row
-            continue
-        try:  # a file may call bytes a string: then the rows are looked at one by one
-            yield locator, batch.slice(index, 1).to_pylist()[0]
+def _batch(batch: pa.RecordBatch, locators: Sequence[str], source: SourceConfig, limits: Limits) -> Iterator[Found]:
+    if _is_sound(batch):
+        with contextlib.suppress(pa.ArrowException):  # a type that Arrow has no cast for: its rows one by one
+            return iter([*records_of(TableRows(batch), locators, source, limits)])
+    return _one_by_one(batch, locators, source, limits)
+
+
+def _one_by_one(
+    batch: pa.RecordBatch, locators: Sequence[str], source: SourceConfig, limits: Limits
+) -> Iterator[Found]:
+    for index, locator in enumerate(locators):
+        try:
+            row = batch.slice(index, 1).to_pylist()[0]
         except UnicodeDecodeError as error:
             detail = f"no UTF-8 at byte {error.start} of a string column: {error.reason}"
-            yield locator, Rejected(locator, "undecodable_bytes", detail)
+            yield Rejected(locator, "undecodable_bytes", detail)
+        else:
+            yield record_of(locator, row, source, limits)
+
+
+def _is_sound(batch: pa.RecordBatch) -> bool:
+    """Return whether all strings are UTF-8 (a file may call any bytes a string) and each column has its own name."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return len(set(batch.schema.names)) == batch.num_columns
 
 
 def _column(name: str | None, columns: list[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What a reader yields: a record that becomes a document, or the reason why it does not."""
+"""What a reader finds: a record that becomes a document, or the reason why it does not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+import pyarrow as pa
+
+from pipeline.documents import DOCUMENT_SCHEMA
 
 MAX_METADATA_DEPTH = 100
 _YEAR_OR_MONTH = re.compile(r"\d{4}(-(0[1-9]|1[0-2]))?", re.ASCII)
@@ -50,6 +53,12 @@ class Dropped:
 
 
 Item = Record | Rejected | Dropped
+
+RECORD_SCHEMA = pa.schema([field for field in DOCUMENT_SCHEMA if field.name not in ("id", "source")])
+"""Records as columns, named as the fields of `Record`; none of their texts is empty."""
+
+Found = Item | pa.RecordBatch
+"""What a reader yields: an item, or many records at once (of RECORD_SCHEMA)."""
 
 
 def clean_text(text: str) -> str:

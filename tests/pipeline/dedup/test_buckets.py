@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.dedup import buckets as dedup_buckets
 from pipeline.dedup import index as dedup_index
 from pipeline.dedup.buckets import bucket_pairs, buckets, mark_copies
 from pipeline.dedup.index import Column
@@ -71,14 +73,19 @@ def test_a_new_member_is_paired_with_the_first_and_its_nearest_predecessors(
         for place, member in enumerate(members):
             others = {*members[:1], *members[max(0, place - representatives + 1) : place]} if place else set()
             expected += [member << 32 | other for other in sorted(others) if member >= start]
-    found = bucket_pairs(bounds, np.array(ranks, np.uint32), left_out, start, representatives)
-    assert found.tolist() == expected
+    for most in (1, 7, 1 << 20):  # pairs at a time
+        with mock.patch.object(dedup_buckets, "PAIRS", most):
+            pieces = list(bucket_pairs(bounds, np.array(ranks, np.uint32), left_out, start, representatives))
+        assert [pair for piece in pieces for pair in piece.tolist()] == expected
+        assert all(0 < len(piece) <= max(most, representatives) for piece in pieces)
 
 
-def test_pairs_are_linear_in_the_size_of_a_bucket():
+def test_pairs_are_linear_in_the_size_of_a_bucket_and_come_in_pieces():
     count = 1_000_000
     bounds, ranks = np.array([0, count]), np.arange(count, dtype=np.uint32)
-    assert len(bucket_pairs(bounds, ranks, np.zeros(count, np.bool_), 0, 8)) < 8 * count
+    pieces = [len(piece) for piece in bucket_pairs(bounds, ranks, np.zeros(count, np.bool_), 0, 8)]
+    assert sum(pieces) == 8 * count - 36  # the first eight have fewer than eight before them
+    assert max(pieces) <= dedup_buckets.PAIRS
 
 
 def test_copies_name_the_most_preferred_of_those_that_count():

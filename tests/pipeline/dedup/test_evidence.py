@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.evidence import EMPTY, Evidence, gather_evidence, holds, shingle_records, table_slots
-from pipeline.dedup.shingles import shingle_hashes
+from pipeline.dedup.shingles import PROOF, shingle_hashes
 from pipeline.dedup.signatures import minhash
 from pipeline.store import File
 from pipeline.text.scan import word_hashes
@@ -49,7 +49,7 @@ def written(path: Path, column: str, values: pa.Array, group_rows: int) -> File:
 
 
 def signatures_of(texts: list[str]) -> NDArray[np.uint32]:
-    hashes = shingle_hashes(*word_hashes(pa.array(texts, pa.large_string())), CONFIG.shingle_words)
+    hashes = shingle_hashes(*word_hashes(pa.array(texts, pa.large_string())), CONFIG.shingle_words, PROOF)
     return minhash(*hashes, CONFIG.permutations, CONFIG.seed)
 
 
@@ -89,7 +89,7 @@ def test_evidence_of_any_rows_in_any_order_of_preference(tmp_path: Path, threads
     scratch.mkdir()
     evidence = gather_evidence(ranks, positions, documents, signatures, CONFIG, scratch, threads)
     texts = [flat[position] for position in positions]
-    offsets, hashes = shingle_hashes(*word_hashes(pa.array(texts, pa.large_string())), CONFIG.shingle_words)
+    offsets, hashes = shingle_hashes(*word_hashes(pa.array(texts, pa.large_string())), CONFIG.shingle_words, PROOF)
     starts, distinct, records = shingle_records(offsets, hashes)
     bounds = [*starts, len(records)]
     np.testing.assert_array_equal(evidence.shingles, np.diff(offsets))

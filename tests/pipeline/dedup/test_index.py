@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from pipeline.dedup import stages as dedup_stages
 from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.index import Index, known_runs
+from pipeline.repeats.kept import KeptInShards
 from pipeline.stage import StageError
-from pipeline.store import Committed
+from pipeline.store import Committed, NotCommitted, StageRef
 from tests.pipeline.dedup.corpora import Writer, deduplicate, rows, shard
 
 MEASURES = ("rule", "twin", "estimated", "coverage", "containment", "similarity")
@@ -123,3 +127,79 @@ def test_empty_runs_in_the_chain(tmp_path: Path, empty: int):
     new = deduplicate(second, tmp_path, known=old["duplicates"])
     again = deduplicate([shard(["one, two"], "new")], tmp_path, known=new["duplicates"])
     assert again["deduplicate"].counts["dropped"] == 1
+
+
+def test_the_same_documents_again(tmp_path: Path):
+    texts = [" ".join(Writer(6).write(60)), "one two three"]
+    texts += [f"{texts[0]} more", "One, two, three!"]
+    old = deduplicate([shard(texts)], tmp_path)
+    again = deduplicate([shard(texts)], tmp_path, known=old["duplicates"])
+    assert again["ingest"].path == old["ingest"].path  # the same shards stand in the index twice
+    assert again["deduplicate"].counts["kept"] == 0
+    twins = {row["id"]: row["twin"] for row in rows(old["duplicates"], "duplicates")}
+    found = {row["id"]: (row["twin"], row["rule"]) for row in rows(again["duplicates"], "duplicates")}
+    names = [row["id"] for row in rows(old["ingest"], "documents")]
+    assert found == {
+        name: (twins.get(name, name), "minhash" if name == names[0] else "exact") for name in names
+    }  # a copy of a known near duplicate goes as that one did
+
+
+def test_a_chain_over_several_stores(tmp_path: Path):
+    """Each run knows where the one before it lies; the result is that of a chain in one store."""
+    four = dumps(7, 4, 20)
+    decisions = []
+    for folders in (["one"] * 4, ["first", "second", "second", "third"]):
+        known = None
+        for tables, folder in zip(four, folders, strict=True):
+            run = deduplicate(tables, tmp_path / folder, known=known)
+            known = run["duplicates"]
+        decisions.append((known.fingerprint, rows(known, "duplicates")))
+    assert decisions[0] == decisions[1]
+    places = [earlier["ingest"].path.split("/")[-3] for earlier in known_runs(reference(known))]
+    assert places == ["first", "second", "second", "third"]
+    shutil.rmtree(tmp_path / "second")
+    with pytest.raises(NotCommitted, match=str(tmp_path / "second")):
+        known_runs(reference(known))
+
+
+def reference(committed: Committed) -> StageRef:
+    return StageRef(committed.name, committed.fingerprint, committed.path)
+
+
+def test_units_of_candidates_count_the_known_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dedup_stages, "BAND_KEYS_PER_UNIT", 14 * 10)
+    old = deduplicate([shard([f"text {number}" for number in range(60)])], tmp_path)
+    assert old["candidates"].manifest["units"] == 7  # two bands of 60 documents each
+    new = deduplicate([shard(["text 7 and more"], "new")], tmp_path, known=old["duplicates"])
+    assert new["candidates"].manifest["units"] == 7
+    inputs = {name: reference(old[name]) for name in ("ingest", "signatures", "order")}
+    units = dedup_stages.Candidates(DedupConfig(), inputs).units()
+    assert [unit.spec["bands"] for unit in units] == [[band, band + 1] for band in range(0, 14, 2)]
+
+
+def test_what_stays_is_ranked_among_the_new_documents(tmp_path: Path):
+    old = deduplicate([shard(["a b c", "d e f"])], tmp_path)
+    config = DedupConfig()
+    texts = ["short text", "a b c", "a text that is longer than the other ones", "D e f!", "g"]
+    new = deduplicate([shard(texts[:2], "new"), shard(texts[2:], "new")], tmp_path, config, known=old["duplicates"])
+    inputs = {name: reference(new[name]) for name in ("ingest", "signatures", "order")}
+    index = Index({**inputs, "known": reference(old["duplicates"])}, None)
+    kept = KeptInShards(index, new["duplicates"].files("duplicates")[0], tmp_path)
+    batches = [batch for number in range(kept.shards) for batch in kept.read(number)]
+    assert [text for batch in batches for text in batch.texts.to_pylist()] == [texts[0], texts[2], texts[4]]
+    assert [row for batch in batches for row in batch.rows.tolist()] == [0, 0, 2]
+    ranks = [rank for batch in batches for rank in batch.ranks.tolist()]
+    assert (kept.shards, kept.documents) == (2, 5)
+    assert ranks[1] == 0  # the longest
+    assert max(ranks) < kept.documents
+
+
+def test_what_stays_of_several_row_groups(tmp_path: Path):
+    texts = [f"text {number % 90}" for number in range(100)]  # groups of 64 and 36 rows
+    committed = deduplicate([shard(texts, ids=[f"{number:032x}" for number in range(100)])], tmp_path)
+    index = Index({name: reference(committed[name]) for name in ("ingest", "signatures", "order")}, None)
+    kept = KeptInShards(index, committed["duplicates"].files("duplicates")[0], tmp_path)
+    batches = list(kept.read(0))
+    assert len(batches) == 2
+    assert [row for batch in batches for row in batch.rows.tolist()] == list(range(90))
+    assert [text for batch in batches for text in batch.texts.to_pylist()] == texts[:90]

@@ -56,6 +56,7 @@ def versions() -> pa.Table:
         ({"prefer": ["priority", "latest"], "priority": ["wiki"]}, [2, 3, 0, 1]),
         ({"prefer": ["quality"], "quality": "(metadata->>'$.score')::DOUBLE"}, [1, 0, 3, 2]),
         ({"prefer": ["quality"], "quality": "-length(text)"}, [3, 2, 1, 0]),
+        ({"prefer": ["quality"], "quality": "if(source = 'web', 'NaN'::DOUBLE, 1)"}, [1, 2, 0, 3]),
     ],
 )
 def test_criteria_of_preference(tmp_path: Path, versions: pa.Table, settings: dict[str, Any], expected: list[int]):
@@ -127,6 +128,15 @@ def test_documents_of_one_url(tmp_path: Path):
     assert (ledger[ids(7)[0]]["rule"], ledger[ids(7)[0]]["value"]) == ("url_duplicate", None)
     counts = committed["duplicates"].counts
     assert [counts[f"{rule}_duplicates"] for rule in ("exact", "url", "near")] == [1, 2, 1]
+
+
+def test_the_same_words_at_the_same_url_are_an_exact_copy(tmp_path: Path):
+    text = " ".join(Writer(5).write(30))
+    urls = ["https://example.org/", "https://example.org", "https://example.org"]
+    table = with_column(shard([text, text.upper(), text[:-9]], ids=ids(3)), "url", urls)
+    committed = deduplicate([table], tmp_path, DedupConfig(urls=True))
+    found = {row["id"]: (row["rule"], row["coverage"]) for row in rows(committed["duplicates"], "duplicates")}
+    assert found == {ids(3)[1]: ("exact", 1.0), ids(3)[2]: ("url", None)}
 
 
 def test_a_copy_by_url_follows_a_copy_by_words(tmp_path: Path):

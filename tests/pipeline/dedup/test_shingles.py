@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dedup.shingles import shingle_hashes, shingle_sets
+from pipeline.dedup.shingles import shingle_hashes
 from pipeline.text.scan import word_hashes
 from tests.pipeline.dedup.corpora import compiling
 
@@ -46,20 +46,6 @@ def test_a_hash_is_that_of_the_polynomial_of_its_words(length: int):
             expected.append((state ^ state >> 32) * 0xD6E8FEB86659FD93 % 2**64 >> 32)
     assert hashes.tolist() == expected
     assert offsets[-1] == len(expected)
-
-
-@pytest.mark.parametrize("vocabulary", [3, 1000])
-def test_sets_are_distinct_and_ascend_at_every_length(vocabulary: int):
-    random = np.random.default_rng(1)
-    lengths = [0, 1, 4, 5, 6, 47, 52, 53, 54, 300, 5000]  # both sorts, and their border
-    texts = [" ".join(f"w{word}" for word in random.integers(vocabulary, size=length)) for length in lengths]
-    words = hashed(texts)
-    offsets, hashes = shingle_hashes(*words, 5)
-    bounds, sets = shingle_sets(*words, 5)
-    assert len(bounds) == len(texts) + 1
-    for text in range(len(texts)):
-        expected = np.unique(hashes[offsets[text] : offsets[text + 1]])
-        np.testing.assert_array_equal(sets[bounds[text] : bounds[text + 1]], expected)
 
 
 def test_unspaced_scripts_are_shingled_by_character():

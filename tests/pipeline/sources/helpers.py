@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 import pyarrow as pa
 
-from pipeline.sources import Dropped, Item, Limits, Record, Rejected, SourceConfig, plan_units, read_unit, source_files
+from pipeline.sources import Dropped, Item, Limits, Record, Rejected, SourceConfig, plan_units, read_items, source_files
 
 SHARED = Path(__file__).parents[3] / "../shared/data"
 WHOLE = 1 << 40
@@ -23,7 +23,7 @@ def read(path: Path | str, unit_bytes: int = WHOLE, limits: Limits | None = None
     config = SourceConfig(name="test", path=str(path), **source)
     limits = limits or Limits()
     units = plan_units(config, source_files(config), unit_bytes, limits)
-    return [item for unit in units for item in read_unit(unit.spec)]
+    return [item for unit in units for item in read_items(unit.spec)]
 
 
 def unit_count(path: Path, unit_bytes: int, **source: Any) -> int:
