@@ -95,7 +95,7 @@ class LinesConfig(StageConfig):
         "exact",
         description="exact: every occurrence is written to disk, 16 bytes each, and counted out of core; bloom: a "
         "filter in memory and nothing on disk, which finds all that is repeated and, at a rate that the facts tell, "
-        "takes something else for repeated, too",
+        "takes something else for repeated, too; where that is over 1 % the stage fails and says what would do",
     )
     bloom_megabytes: int = Field(
         256,

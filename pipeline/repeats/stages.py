@@ -18,7 +18,7 @@ from pipeline.repeats.kept import KeptDocuments, KeptInShards
 from pipeline.repeats.lines import find_repeated_lines
 from pipeline.repeats.spans import SPANS_SCHEMA
 from pipeline.repeats.substrings import SubstringFacts, find_repeated_substrings
-from pipeline.stage import Stage, Unit, UnitOutput
+from pipeline.stage import Stage, StageError, Unit, UnitOutput
 from pipeline.text.scan import SCAN_VERSION
 from pipeline.text.tables import UNICODE_VERSION
 
@@ -75,6 +75,14 @@ class Lines(_Repeats):
         assert self.config.lines is not None
         found = find_repeated_lines(kept, self.config.lines, scratch, available_cores())
         facts["rules"] = found.facts
+        for rule in found.facts:
+            if rule.get("too_small"):  # it would cut what stands nowhere else
+                raise StageError(
+                    f"stage 'lines': a Bloom filter of {self.config.lines.bloom_megabytes} MiB would take "
+                    f"{rule['false_positives']:.1%} of the units of {rule['rule']} for repeated that are not; give "
+                    f"deduplicate.lines.bloom_megabytes {rule['sufficient_megabytes'] * len(found.facts)} or more, or "
+                    "take the method exact, which needs disk in place of memory"
+                )
         yield from found.tables()
 
 

@@ -15,6 +15,7 @@ from pipeline.execution import run_stage
 from pipeline.repeats.lines import RULE_NAMES
 from pipeline.repeats.stages import Lines, Substrings
 from pipeline.repeats.substrings import REPEATED_SUBSTRINGS
+from pipeline.stage import StageError
 from pipeline.store import Committed, StageRef, Store
 from tests.pipeline.dedup.corpora import Writer, deduplicate, rows, shard
 
@@ -143,3 +144,12 @@ def test_the_order_of_shards_changes_nothing_but_their_order(
 def test_empty_corpora(tmp_path: Path, tables: list[pa.Table]):
     committed = cut(tables, tmp_path, DedupConfig(lines=LINES, substrings={}))
     assert committed["deduplicate"].counts["read"] == 0
+
+
+def test_a_filter_that_is_too_small_is_refused(tmp_path: Path):
+    texts = ["\n".join(f"line {place} of page {page} is its own" for place in range(2000)) for page in range(30)]
+    bloom = {"rules": [{"unit": "line"}], "method": "bloom", "bloom_megabytes": 1}
+    with pytest.raises(StageError, match=r"1 MiB would take .*% of the units of repeated_lines .*bloom_megabytes \d+"):
+        cut([shard(texts)], tmp_path, DedupConfig(lines=bloom), ("lines",))
+    config = DedupConfig(lines={**bloom, "bloom_megabytes": 16})
+    assert cut([shard(texts)], tmp_path, config, ("lines",))["lines"].counts["spans"] < 0.01 * 60_000
