@@ -510,7 +510,7 @@ def test_explain_a_known_document(run: Run, later: LaterRun) -> None:
     assert facts["document"]["ingest"] == run.refs["ingest"].fingerprint
     assert (facts["outcome"], facts["decisions"], facts["duplicate"], facts["edits"]) == (None, [], None, [])
     assert [row["id"] for row in facts["copies"]] == [run.id_of("good 1")]
-    assert facts["copies"][0]["rule"] == "url"
+    assert facts["copies"][0]["rule"] == "minhash"  # the same record again goes as it went before
 
 
 def test_explain_what_the_filter_dropped(run: Run) -> None:

@@ -56,7 +56,7 @@ def decided(committed: Committed) -> dict[str, tuple[Any, ...]]:
     ids=["default", "urls", "without exact", "within", "few representatives"],
 )
 def test_a_chain_of_runs_equals_one_run_over_all(tmp_path: Path, settings: dict[str, Any]):
-    three = dumps(1, 3, 150)
+    three = dumps(1, 3, 120)
     priority = {"prefer": ["priority", "longest"], "priority": [f"dump {number}" for number in range(3)]}
     whole = deduplicate(
         [table for tables in three for table in tables], tmp_path / "whole", DedupConfig(**settings, **priority)
