@@ -8,6 +8,9 @@
 #
 # datatrove's filters take their words from spaCy's rule-based tokenizers, and from jieba in Chinese: both come whole
 # with their packages, so that nothing is downloaded later. Its MinHash needs xxhash<4, though it does not say so.
+#
+# nanoGPT, the peer of the trainer, is no package: the benchmarks of training take a checkout of its repository from
+# FOLDER/nanoGPT, or as --nanogpt FOLDER. They need nothing else from here.
 set -eu
 
 folder=${1:-${HEADRACE_PEERS:-.peers}}

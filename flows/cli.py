@@ -160,6 +160,34 @@ def simulate(
 
 
 @app.command()
+def plan(
+    recipe: RecipeArgument = "quickstart",
+    overrides: SetOption = None,
+    device: Annotated[
+        str | None, typer.Option(help="h200, h100, a100, l40s, l4, cpu or a GPU's name; by default this machine's.")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="How many; by default the recipe's processes.")] = None,
+    price: Annotated[float | None, typer.Option(min=0.0, help="Of a device in an hour, in any currency.")] = None,
+    mfu: Annotated[
+        float | None, typer.Option(min=0.01, max=1.0, help="Share of the peak arithmetic reached; by default 0.40.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Time a few real steps on this machine.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what training will take (memory, time, cost) before it starts; exit code 2 where it cannot fit."""
+    with _errors():
+        from flows.planning import plan_recipe, print_plan
+
+        planned = plan_recipe(recipe, overrides or [], device, devices, price, mfu, measure)
+        if as_json:
+            _print_json(planned.to_dict())
+        else:
+            print_plan(Console(), planned)
+        if not planned.fits:
+            raise typer.Exit(EXIT_USAGE)
+
+
+@app.command()
 def query(
     sql: Annotated[str, typer.Argument(help='SQL over the views of corpus.duckdb, e.g. "FROM languages".')],
     workspace: WorkspaceOption = _WORKSPACE,
@@ -230,6 +258,47 @@ def generate(
 
 
 @app.command()
+def export(
+    model_and_folder: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] FOLDER",
+            help="models:/<name>@best or a checkpoint folder (default: the workspace's best), and the folder to write.",
+        ),
+    ],
+    family: Annotated[
+        str | None, typer.Option(help="gpt2, llama or qwen3; by default the first that can hold the model.")
+    ] = None,
+    shard_gigabytes: Annotated[float, typer.Option(min=0.001, help="Largest file of weights, in GB.")] = 5.0,
+    workspace: WorkspaceOption = _WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trained model as a folder of Hugging Face's transformers: config, safetensors, tokenizer."""
+    with _errors():
+        from flows.models import export_command, export_lines
+
+        if len(model_and_folder) > 2:
+            raise ValueError(f"expected [MODEL] FOLDER, got {len(model_and_folder)} arguments")
+        model = model_and_folder[0] if len(model_and_folder) == 2 else None
+        facts = export_command(model, Path(model_and_folder[-1]), workspace, family, shard_gigabytes)
+        _print_facts(facts, export_lines, as_json)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder of a GPT-2, Llama or Qwen3 model with safetensors.")],
+    name: Annotated[str | None, typer.Option(help="Name in the workspace; by default the folder's.")] = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring in a local model of Hugging Face's transformers as a checkpoint, to generate with and to evaluate."""
+    with _errors():
+        from flows.models import import_command, import_lines
+
+        _print_facts(import_command(folder, name, workspace), import_lines, as_json)
+
+
+@app.command()
 def doctor(
     workspace: WorkspaceOption = _WORKSPACE,
     verify: Annotated[bool, typer.Option(help="Read every stored file and compare its digest.")] = False,
@@ -285,6 +354,14 @@ def _closing(plan: Any) -> None:
 
     for line in closing_lines(plan):
         _say(line)
+
+
+def _print_facts(facts: dict[str, Any], lines: Callable[[dict[str, Any]], list[str]], as_json: bool) -> None:
+    if as_json:
+        _print_json(facts)
+    else:
+        for line in lines(facts):
+            _say(_escape(line))
 
 
 def _say(line: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows import tracking
+from flows import tracking, training_progress
 from flows.engines import task_runner, without_heartbeat
 from flows.plan import Plan, make_plan
 from flows.runner import artifact_key, run_stage, stage_table
@@ -67,7 +67,8 @@ def tokenize(recipe: RecipeLike, workspace: str = "workspace", overrides: list[s
 def train(recipe: RecipeLike, workspace: str = "workspace", overrides: list[str] | None = None) -> None:
     """Pretrain the model; its metrics flow to MLflow while it runs."""
     plan = make_plan(recipe, workspace, overrides or [])
-    with tracking.following(plan):
+    key = artifact_key(plan.recipe.name, "training")
+    with tracking.following(plan), training_progress.following(key):
         _run(recipe, workspace, overrides, ("train",))
 
 

@@ -11,20 +11,32 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 30.0  # long enough for a training to write a checkpoint
 _TAIL_LINES = 30
+
+
+# Exit codes of `python -m training` after which the same command goes on: stopped by SIGTERM, and stalled.
+_GOES_ON = (75, 76)
 
 
 class ProcessFailed(RuntimeError):
     """A child process ended with an error; the message holds the end of its output."""
 
 
-def training_command(module: str, arguments: Sequence[str], processes: int = 1) -> list[str]:
-    """Return the command line that starts a module of `training`: plain Python, or torchrun for several processes."""
+class ProcessStopped(ProcessFailed):
+    """A training process was told to stop, or stalled and ended itself; started again, it goes on."""
+
+
+def training_command(module: str, arguments: Sequence[str], processes: int = 1, restarts: int = 0) -> list[str]:
+    """Return the command line that starts a module of `training`: plain Python, or torchrun for several processes.
+
+    torchrun starts all of them anew, `restarts` times at most, when one dies.
+    """
     if processes == 1:
         return [sys.executable, "-m", module, *arguments]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*launcher, "--module", module, *arguments]
+    from training.distributed import torchrun_command  # imports torch, which a flow can do without
+
+    return torchrun_command(module, arguments, processes, restarts=restarts)
 
 
 def run_process(
@@ -37,7 +49,7 @@ def run_process(
 
     The child holds the read end of a pipe whose write end only this process has, so it can end itself when this process
     is killed. Any exception here, cancellation included, ends the child and its children first. Raises ProcessFailed
-    where the command fails.
+    where the command fails, ProcessStopped where it says by its exit code or a last event `stopped` that it can go on.
     """
     process = subprocess.Popen(
         list(command),
@@ -50,6 +62,7 @@ def run_process(
         start_new_session=True,
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    stopped = False
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -58,6 +71,8 @@ def run_process(
                 tail.append(line)
                 on_line(line.rstrip())
             else:
+                # torchrun has an exit code of its own, so what its processes say counts, too.
+                stopped = event.get("event") in ("stopped", "stalled")
                 on_event(event)
         code = process.wait()
     except BaseException:
@@ -65,7 +80,8 @@ def run_process(
         raise
     if code != 0:
         reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise ProcessFailed(f"{' '.join(command[:4])} ... ended with {reason}:\n{''.join(tail).strip()}")
+        kind = ProcessStopped if stopped or code in _GOES_ON else ProcessFailed
+        raise kind(f"{' '.join(command[:4])} ... ended with {reason}:\n{''.join(tail).strip()}")
 
 
 def end_process(process: subprocess.Popen[str]) -> None:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from training.events import duration
+
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
@@ -38,10 +40,21 @@ def listening(listener: Listener) -> Iterator[None]:
             _listeners.remove(listener)
 
 
+_SHARES = {"mfu": "MFU", "data_wait_share": "waiting for data"}
+
+
 def format_quantity(name: str, value: Any) -> str:
     """Return a number of an event as people write it, with its unit from the name."""
     if name == "peak_memory_megabytes":
         return f"{value:,.0f} MB peak"
+    if name == "memory_bytes":
+        return f"{value / 1e9:.1f} GB"
+    if name in ("mfu", "data_wait_share"):
+        return f"{_SHARES[name]} {value:.1%}"
+    if name == "remaining_seconds":
+        return f"{duration(value)} left"
+    if name == "cost":
+        return f"cost {value:.2f}"
     label = name.replace("_per_second", "/s").replace("_", " ")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"{label} {value}"

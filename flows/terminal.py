@@ -22,7 +22,9 @@ _SHOWN = (
     "loss",
     "validation_loss",
     "tokens_per_second",
-    "seconds_left",
+    "mfu",
+    "remaining_seconds",
+    "cost",
     "peak_memory_megabytes",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from flows.process import run_process, training_command
+from flows.process import ProcessStopped, run_process, training_command
 from flows.progress import publish
 from pipeline.execution import available_cores
 from pipeline.stage import Stage, StageConfig, StageError, Unit, UnitOutput, UnitRecord
@@ -38,6 +39,12 @@ class TrainConfig(StageConfig):
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     processes: int = Field(1, ge=1, description="Processes that torchrun starts on this machine, one per GPU.")
+    restarts: int = Field(
+        3,
+        ge=0,
+        description="How often a training that was stopped (SIGTERM), stalled or lost one of several processes is "
+        "started again, from its newest checkpoint.",
+    )
 
     @model_validator(mode="after")
     def _check_combination(self) -> TrainConfig:
@@ -58,13 +65,13 @@ class Train(Stage[TrainConfig]):
     """Trains a model on the token shards in a process of its own, resumed from its last checkpoint."""
 
     name = "train"
-    version = 1
+    version = 2
     in_process = True
 
     def identity(self) -> Any:
         """Leave out what does not reach the weights: devices, threads, micro-batch and intervals of bookkeeping."""
         training = dataclasses.asdict(self.config.training)
-        for execution in ("device", "threads", "device_batch_size", "compile", "peak_flops", "verify_digests"):
+        for execution in TrainingConfig.EXECUTION:
             del training[execution]
         parts = {name: dataclasses.asdict(getattr(self.config, name)) for name in _MODEL_PARTS}
         return {**parts, "training": training}
@@ -83,9 +90,10 @@ class Train(Stage[TrainConfig]):
         run = self.run_config(self.inputs["tokenize"].committed(), work)
         config_path = work / "config.json"
         config_path.write_text(json.dumps(dataclasses.asdict(run), indent=1), encoding="utf-8")
-        command = training_command("training", ["train", str(config_path), "--watch-stdin"], self.config.processes)
+        arguments = ["train", str(config_path), "--watch-stdin"]
+        command = training_command("training", arguments, self.config.processes, self.config.restarts)
         publish({"stage": self.name, "work": str(work), "total": run.training.steps})
-        run_process(command, lambda event: publish({**event, "stage": self.name}), _log_line(self.name))
+        self._run(command)
         result = json.loads((work / "result.json").read_text(encoding="utf-8"))
         for path in sorted((work / "checkpoints").glob("step-*/*")):
             output.adopt("checkpoints", path, f"{path.parent.name}/{path.name}", step=_step_of(path.parent))
@@ -94,6 +102,16 @@ class Train(Stage[TrainConfig]):
         steps = {"steps": result["step"], "best_step": _step_of(Path(result["best_checkpoint"]))}
         facts = {name: value for name, value in result.items() if name not in ("step", "checkpoint", "best_checkpoint")}
         output.adopt("result", work / "result.json", "result.json", **steps, **facts)
+
+    def _run(self, command: list[str]) -> None:
+        """Follow the training process to its end, and start it again where it stopped to go on later."""
+        for attempt in itertools.count():
+            try:
+                return run_process(command, lambda event: publish({**event, "stage": self.name}), _log_line(self.name))
+            except ProcessStopped as stopped:
+                if attempt == self.config.restarts:
+                    raise
+                publish({"stage": self.name, "line": f"{stopped}\nstarted again, from its newest checkpoint"})
 
     def run_config(self, tokens: Committed, output_dir: Path) -> TrainingRun:
         """Return the configuration of the training process over committed token shards."""
@@ -105,6 +123,7 @@ class Train(Stage[TrainConfig]):
             output_dir=str(output_dir),
             dataset_fingerprint=tokens.fingerprint,
             tokenizer_path=self.inputs["tokenizer"].committed().files("tokenizer")[0].path,
+            tokenizer_sha256=tokenizer["sha256"],
             training=dataclasses.replace(
                 self.config.training, threads=self.config.training.threads or available_cores()
             ),

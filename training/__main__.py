@@ -1,7 +1,9 @@
 """`python -m training train CONFIG.json`, alone or in each process of torchrun.
 
 Exit codes: 0 finished; 1 training failed (the message says why, the checkpoints stay); 2 the configuration, the data or
-the output folder must be changed first; 143 ended by SIGTERM. The same command again goes on from the last checkpoint.
+the output folder must be changed first; 75 stopped by SIGTERM, after writing a checkpoint; 76 stalled, and told to end
+then; 143 ended by SIGTERM before the first step or by a second one. The same command again goes on from the last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -14,13 +16,37 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from training.trainer import Trainer
+
+STOPPED = 75  # EX_TEMPFAIL: try again
 TERMINATED = 128 + signal.SIGTERM
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 60.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+class _Terminator:
+    """What SIGTERM does: before there is a trainer it ends the process, then it stops the trainer; twice, both."""
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._told = False
+
+    def watch(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        if self._told:
+            trainer.stop()
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self._trainer is None or self._told:
+            # What is half-written has a hidden name, and the next start removes it.
+            sys.exit(TERMINATED)
+        self._told = True
+        self._trainer.stop()
+
+
+def main(arguments: Sequence[str] | None = None, terminator: _Terminator | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -35,15 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # How long a waiting OpenMP thread spins before it sleeps; read when torch is loaded. libgomp's 300,000 rounds make
     # a busy machine several times slower, none at all an idle one by half; this few costs little on either.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    return _train(options.config)
+    return _train(options.config, terminator or _Terminator())
 
 
-def _train(path: str) -> int:
+def _train(path: str, terminator: _Terminator) -> int:
     # Imported this late so that the signal handler and the environment are in place before torch loads.
-    from training.checkpoints import CheckpointError
+    import torch
+
+    from training.checkpoints import CheckpointError, FormatError
     from training.config import load_run
     from training.events import Reporter
     from training.run import train
+    from training.trainer import Stopped
 
     def fail(code: int, message: str) -> int:
         if not sys.stdout.isatty():
@@ -52,17 +81,21 @@ def _train(path: str) -> int:
         return code
 
     try:
-        train(load_run(path))
+        train(load_run(path), terminator.watch)
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+        return STOPPED
+    except torch.OutOfMemoryError as error:
+        return fail(2, f"the device's memory is full; set training.device_batch_size lower or to auto ({error})")
+    except (torch.AcceleratorError, torch.distributed.DistError) as error:
+        return fail(1, f"a device or a process of the group failed; start the same command again to go on ({error})")
+    except FormatError as error:
+        return fail(2, str(error))
     except (CheckpointError, FloatingPointError, OSError) as error:
         return fail(1, str(error))
     except ValueError as error:
         return fail(2, str(error))
     return 0
-
-
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """Leave at once: what is half-written has a hidden name, and the next start removes it."""
-    sys.exit(TERMINATED)
 
 
 def _end_with_parent() -> None:
@@ -76,5 +109,6 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(main())
+    _terminator = _Terminator()
+    signal.signal(signal.SIGTERM, _terminator)
+    sys.exit(main(terminator=_terminator))

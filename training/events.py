@@ -30,19 +30,54 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     return value
 
 
 def _sentence(event: str, facts: dict[str, Any]) -> str:
     match event:
         case "progress":
-            return (
-                f"step {facts['step']}/{facts['steps']}  loss {facts['loss']:.4f}  "
-                f"{facts['tokens_per_second']:,.0f} tokens/s  {facts['remaining_seconds']:.0f} s left"
-            )
+            return _progress(facts)
         case "evaluation":
             metrics = facts["metrics"]
             return "  ".join([f"step {facts['step']}", *(f"{name} {value:.4f}" for name, value in metrics.items())])
-        case "warning" | "error":
+        case "samples":
+            texts = (f"{sample['prompt']}|{sample['continuation']}" for sample in facts["samples"])
+            return "\n".join([f"step {facts['step']}  samples", *(f"    {' '.join(text.split())}" for text in texts)])
+        case "warning" | "error" | "stalled":
             return f"{event}: {facts['message']}"
     return "  ".join([event, *(f"{name}: {value}" for name, value in facts.items())])
+
+
+def _progress(facts: dict[str, Any]) -> str:
+    """Step and speed always; the rest where it is known. Waiting for data is worth a word from 1 % of the time on."""
+    parts = [f"step {facts['step']}/{facts['steps']}"]
+    if "loss" in facts:
+        parts.append(f"loss {facts['loss']:.4f}")
+    parts.append(f"{facts['tokens_per_second']:,.0f} tokens/s")
+    if "mfu" in facts:
+        parts.append(f"MFU {facts['mfu']:.1%}")
+    if "memory_bytes" in facts:
+        parts.append(f"{facts['memory_bytes'] / 1e9:.1f} GB")
+    if facts.get("data_wait_share", 0.0) > 0.01:
+        parts.append(f"data wait {facts['data_wait_share']:.0%}")
+    if facts.get("skipped_steps"):
+        parts.append(f"{facts['skipped_steps']:.0f} steps skipped")
+    if "cost" in facts:
+        parts.append(f"cost {facts['cost']:,.2f}")
+    return "  ".join([*parts, f"{duration(facts['remaining_seconds'])} left"])
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 42 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h"

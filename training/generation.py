@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoints import describe, load_model
-from training.models.gpt import GPT
+from training.models.transformer import Transformer
 from training.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -50,21 +50,26 @@ class Sample:
 class Generator:
     """A model in evaluation mode, with its tokenizer.
 
-    The model sees an end-of-text id, the prompt and what it has written so far. Where that is longer than its context,
-    only the newest tokens are seen: a prompt that is too long loses its beginning, with a warning in the log.
+    The model sees a begin-of-text id (for our own models the one that ends a text), the prompt and what it has written
+    so far. Where that is longer than its context, only the newest tokens are seen: a prompt that is too long loses its
+    beginning, with a warning in the log.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, end_of_text: int) -> None:
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, end_of_text: int, begin_of_text: int | None = None
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.end_of_text = end_of_text
+        self.begin_of_text = end_of_text if begin_of_text is None else begin_of_text
 
     @classmethod
     def load(cls, checkpoint_dir: str | Path, device: str | torch.device = "cpu") -> Generator:
         """Load a checkpoint folder; raises ValueError naming what it lacks."""
         tokenizer = load_tokenizer(checkpoint_dir)
         model, _ = load_model(checkpoint_dir, device)
-        return cls(model, tokenizer, end_of_text_id(checkpoint_dir, tokenizer))
+        end_of_text = end_of_text_id(checkpoint_dir, tokenizer)
+        return cls(model, tokenizer, end_of_text, begin_of_text_id(checkpoint_dir, end_of_text))
 
     def stream(self, prompt: str, settings: SamplingConfig | None = None) -> Iterator[str]:
         """Yield the continuation in pieces of whole characters, as they come.
@@ -122,7 +127,7 @@ class Generator:
                 f"token id {unknown[0]} lies outside the model's vocabulary of {self.model.vocabulary_size}"
             )
         context_length = self.model.config.context_length
-        ids = [self.end_of_text, *prompt]
+        ids = [self.begin_of_text, *prompt]
         if len(ids) > context_length:
             log.warning(
                 "the prompt has %d tokens, the model sees %d: its beginning is cut off", len(prompt), context_length
@@ -182,6 +187,11 @@ def end_of_text_id(checkpoint_dir: str | Path, tokenizer: Tokenizer | None = Non
     if known is None:
         raise ValueError(f"{checkpoint_dir}: neither config.json nor the tokenizer names an end-of-text id")
     return int(known)
+
+
+def begin_of_text_id(checkpoint_dir: str | Path, end_of_text: int) -> int:
+    """The id that every text starts with: `begin_of_text` of an imported model's config.json, else `end_of_text`."""
+    return int(describe(checkpoint_dir).get("begin_of_text", end_of_text))
 
 
 def as_dicts(samples: Sequence[Sample]) -> list[dict[str, Any]]:

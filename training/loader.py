@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from training.config import Shard, TrainingRun
 
@@ -85,6 +88,28 @@ class TrainLoader:
             offset = int(keys[0]) % self.sequence_length
             starts[chosen] = offset + self.sequence_length * permute(indices[chosen], self.windows, keys[1:])
         return starts % self.tokens
+
+
+class BatchReader:
+    """The batches of one process as tensors on its device; for CUDA the next one is read ahead, by a thread."""
+
+    def __init__(self, loader: TrainLoader, rank: int, world_size: int, device: torch.device) -> None:
+        self._loader, self._rank, self._world_size, self._device = loader, rank, world_size, device
+        self._ahead = ThreadPoolExecutor(1, "loader") if device.type == "cuda" else None
+        self._next: tuple[int, Future[Tensor]] = (-1, Future())
+
+    def take(self, index: int) -> Tensor:
+        """The windows (batch_size / world_size, T + 1) int64 of the batch with this number."""
+        if self._ahead is None:
+            return self._read(index)
+        expected, coming = self._next
+        windows = coming.result() if index == expected else self._read(index)
+        self._next = (index + 1, self._ahead.submit(self._read, index + 1))
+        return windows.to(self._device, non_blocking=True)
+
+    def _read(self, index: int) -> Tensor:
+        windows = torch.from_numpy(self._loader.batch(index, self._rank, self._world_size))
+        return windows.pin_memory() if self._ahead is not None else windows
 
 
 @dataclass(frozen=True)
@@ -164,15 +189,29 @@ def permute(indices: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> 
 
 
 def check_shards(run: TrainingRun) -> None:
-    """Refuse shards that are missing, changed, or hold ids beyond the vocabulary.
+    """Refuse shards that are missing, changed, of another tokenizer, or hold ids beyond the vocabulary.
 
     Reads the files to the end when `training.verify_digests` is set, otherwise looks at their size only. Raises
     ValueError naming the file.
     """
+    if run.tokenizer_path is not None and run.tokenizer_sha256:
+        _check_tokenizer(Path(run.tokenizer_path), run.tokenizer_sha256)
     for shard in run.data:
         _check_size(shard)
         if run.training.verify_digests:
             _check_content(shard, run.vocabulary_size)
+
+
+def _check_tokenizer(path: Path, sha256: str) -> None:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"tokenizer_path {path}: cannot be read: {error.strerror}") from None
+    if found != sha256:
+        raise ValueError(
+            f"tokenizer_path {path}: its sha256 is {found}, but the token shards were made with the tokenizer "
+            f"{sha256}; name that one, or tokenize the corpus again"
+        )
 
 
 def _check_size(shard: Shard) -> None:

@@ -6,30 +6,35 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from training import checkpoints, devices
-from training.callbacks import Callback
+from training.callbacks import Callback, journal, samples
 from training.callbacks.checkpointing import Checkpointing, best_of
 from training.callbacks.evaluation import Evaluation
-from training.callbacks.journal import FILE_NAME, Journal
+from training.callbacks.guard import Guard
+from training.callbacks.journal import Journal
 from training.callbacks.progress import Progress
+from training.callbacks.samples import Samples
+from training.callbacks.statistics import Statistics
 from training.callbacks.training_metrics import TrainingMetrics
 from training.config import TrainingRun
 from training.devices import peak_memory_bytes
 from training.distributed import World
 from training.events import Reporter
 from training.loader import ValidationLoader, check_shards
-from training.trainer import Trainer
+from training.trainer import Stopped, Trainer
+from training.watchdog import Watchdog
 
 
-def train(run: TrainingRun) -> dict[str, Any]:
+def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda trainer: None) -> dict[str, Any]:
     """Train a run to its end, from its newest checkpoint if there is one, and return the content of its result.json.
 
-    In several processes (torchrun) each calls this; the main one writes. Raises ValueError for what the user must
-    change, and as `Trainer.fit` does.
+    In several processes (torchrun) each calls this; the main one writes. `on_trainer` gets the trainer before the first
+    step, so that a signal handler can stop it. Raises ValueError for what the user must change, and as `Trainer.fit`
+    does.
     """
     world = World.from_environment()
     compute = devices.resolve(run.training, world)
@@ -41,12 +46,18 @@ def train(run: TrainingRun) -> dict[str, Any]:
             stack.enter_context(sole_owner(output_dir))
             check_shards(run)
         stack.enter_context(world.joined(compute.device))
-        trainer = Trainer(run, world, compute, report, _callbacks(run, world, output_dir))
+        guard = run.training.guard
+        stalls = output_dir / ("stalls.log" if world.is_main else f"stalls-{world.rank}.log")
+        watchdog = stack.enter_context(Watchdog(guard.stall_minutes, stalls, guard.stall_ends, report))
+        trainer = Trainer(run, world, compute, report, _callbacks(run, world, output_dir), watchdog.beat)
         trainer.resume()
         if trainer.step == run.training.steps and result_path.exists():
             document: dict[str, Any] = json.loads(result_path.read_text())
             report("finished", **document)
             return document
+        if run.training.device_batch_size == "auto" and compute.device.type == "cuda" and world.size == 1:
+            trainer.fit_device_batch()
+        on_trainer(trainer)
         report(
             "start",
             parameters=trainer.model.parameters_count(),
@@ -57,8 +68,13 @@ def train(run: TrainingRun) -> dict[str, Any]:
             precision=compute.precision,
             threads=compute.threads,
             processes=world.size,
+            device_batch_size=trainer.device_batch_size,
         )
-        trainer.fit()
+        try:
+            trainer.fit()
+        except Stopped:
+            report("stopped", step=trainer.step, steps=run.training.steps)
+            raise
         document = result(trainer)
         if world.is_main:
             write_result(result_path, document)
@@ -67,13 +83,20 @@ def train(run: TrainingRun) -> dict[str, Any]:
 
 
 def _callbacks(run: TrainingRun, world: World, output_dir: Path) -> list[Callback]:
-    """In their order: what measures, what writes the journal, and only then the checkpoint."""
+    """In their order: what measures, what judges that, what writes the journal, and only then the checkpoint."""
     training = run.training
     windows = training.evaluation_batches * training.batch_size
     validation = ValidationLoader(run.shards("validation"), run.sequence_length, windows, run.end_of_text)
-    measuring: list[Callback] = [TrainingMetrics(), Evaluation(validation)]
-    writing: list[Callback] = [Journal(output_dir / FILE_NAME), Progress()] if world.is_main else []
-    return [*measuring, *writing, Checkpointing(output_dir / "checkpoints")]
+    metrics = TrainingMetrics()
+    return [
+        metrics,
+        Guard(training.guard, metrics),
+        Statistics(),
+        Evaluation(validation),
+        Samples(output_dir / samples.FILE_NAME),
+        *([Journal(output_dir / journal.FILE_NAME), Progress()] if world.is_main else []),
+        Checkpointing(output_dir / "checkpoints"),
+    ]
 
 
 def result(trainer: Trainer) -> dict[str, Any]:
@@ -91,6 +114,8 @@ def result(trainer: Trainer) -> dict[str, Any]:
         "best_checkpoint": str(best),
         "parameters": trainer.model.parameters_count(),
         "flops_per_token": trainer.flops_per_token,
+        "skipped_steps": trainer.skipped_steps,
+        "rollbacks": trainer.rollbacks,
         "peak_memory_bytes": peak_memory_bytes(trainer.compute.device),
         "device": str(trainer.compute.device),
         "precision": trainer.compute.precision,

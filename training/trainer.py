@@ -4,64 +4,96 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from training import checkpoints, objectives, optimizers, schedules
-from training.callbacks import Callback, Row
-from training.checkpoints import CheckpointError, TrainerState
+from training.averaging import WeightAverage
+from training.callbacks import Callback, Rollback, Row
+from training.checkpoints import TrainerState
 from training.config import TrainingRun
-from training.devices import Compute
+from training.devices import Compute, logits_in_chunks
 from training.distributed import World
 from training.events import Reporter
-from training.loader import TrainLoader
-from training.models.gpt import GPT
+from training.loader import BatchReader, TrainLoader
+from training.models.float8 import use_float8
+from training.models.transformer import Transformer
+from training.optimizers.shards import like, local
+from training.parallel import gradients_summed, parallelise, whole
+
+ROLLBACKS = "rollbacks.json"
+_AVERAGED = "average/updates"
+
+
+class Stopped(Exception):
+    """The run was told to stop; it goes on from the checkpoint that it has just written."""
 
 
 class Trainer:
     """One run on one process of `world`.
 
-    Attributes that callbacks use: run, world, compute, report, model, objective, loader, device_batch_size, step
-    (updates done), tokens_per_step, flops_per_token, gradient_norm (of the last step, before clipping).
-    Raises ValueError for a batch that does not divide and for data that do not fill one window.
+    Attributes that callbacks use: run, world, compute, report, model, ema (the average of its weights, or None),
+    objective, loader, device_batch_size, step (updates done), tokens_per_step, flops_per_token, batch (this process's
+    part of the last one), gradient_norm (of the last step, before clipping), data_seconds (waited for batches so far),
+    skipped_steps (whose gradient was no number), rollbacks (made so far). Raises ValueError for a batch that does not
+    divide and for data that do not fill one window.
     """
 
     def __init__(
-        self, run: TrainingRun, world: World, compute: Compute, report: Reporter, callbacks: Sequence[Callback]
+        self,
+        run: TrainingRun,
+        world: World,
+        compute: Compute,
+        report: Reporter,
+        callbacks: Sequence[Callback],
+        beat: Callable[[int], None] = lambda step: None,
     ) -> None:
         self._started = time.perf_counter()
         self._seconds_before = 0.0
         self.run, self.world, self.compute, self.report = run, world, compute, report
         config = run.training
-        self.device_batch_size = _device_batch_size(config.batch_size, config.device_batch_size, world.size)
+        self.device_batch_size = _device_batch_size(run, world, compute)
         self.loader = TrainLoader(run.shards("train"), run.sequence_length, config.batch_size, config.seed)
-        self.objective = objectives.build(run.objective, run.end_of_text)
+        self._reader = BatchReader(self.loader, world.rank, world.size, compute.device)
+        positions = self.device_batch_size * run.sequence_length
+        in_chunks = logits_in_chunks(config.logits, positions, run.vocabulary_size, compute.device)
+        self.objective = objectives.build(run.objective, run.end_of_text, in_chunks)
         # Drawn on the CPU, so that every device starts from the same weights.
         torch.manual_seed(config.seed)
-        self.model = GPT(run.model, run.vocabulary_size).to(compute.device)
+        self.model = Transformer(run.model, run.vocabulary_size)
+        self.model.set_recompute(config.recompute, config.recompute_every)
+        self.model.to(compute.device)
+        if compute.precision == "fp8":
+            use_float8(self.model)
         if self.model.bigrams is not None:
             # A step touches few rows; on one CPU process only these are computed, elsewhere dense gradients are faster.
             self.model.bigrams.sparse = compute.device.type == "cpu" and world.size == 1
-        self.optimizer = optimizers.build(run.optimizer, self.model, compute.dtype)
-        # Adagrad's steps do not depend on the scale of the gradient, so the bigram embedding has no need of clipping.
-        self._clipped = [p for name, p in self.model.named_parameters() if name != "bigrams.weight"]
+        self._loss = parallelise(_Loss(self.model, self.objective), self.model, config, world, compute)
+        self.optimizer = optimizers.build(run.optimizer, self.model, compute.dtype, compute.compiled)
+        self.ema = None if config.ema_decay is None else WeightAverage(self.model, config.ema_decay)
+        self._compiled = compute.compile(self._loss, config.compile_mode)
         self.step = 0
         self.tokens_per_step = config.batch_size * run.sequence_length
         self.flops_per_token = self.model.flops_per_token(run.sequence_length)
+        self.batch: objectives.Batch = {}
         self.gradient_norm = torch.zeros(())
+        self.data_seconds = 0.0
+        self.skipped_steps: list[int] = []
+        self.rollbacks: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
+        self._stop = threading.Event()
         self._callbacks = callbacks
-        self._checkpoints = Path(run.output_dir) / "checkpoints"
-        loss: nn.Module = _Loss(self.model, self.objective)
-        self._ddp = DistributedDataParallel(loss, gradient_as_bucket_view=True) if world.size > 1 else None
-        loss = self._ddp or loss
-        self._loss = torch.compile(loss, dynamic=False) if compute.compiled else loss
+        self._beat = beat
+        self._folder = Path(run.output_dir)
+        self._checkpoints = self._folder / "checkpoints"
 
     @property
     def tokens(self) -> int:
@@ -82,6 +114,17 @@ class Trainer:
         """Whether something done every so many steps is to be done now; always at the end."""
         return self.step % every == 0 or self.step == self.run.training.steps
 
+    def beat(self) -> None:
+        """Say that the run goes on: for what takes long within a step."""
+        self._beat(self.step)
+
+    def stop(self) -> None:
+        """Let the run write a checkpoint after the step it is in and raise Stopped; may be called in a signal handler.
+
+        One process of several is enough.
+        """
+        self._stop.set()
+
     def resume(self) -> None:
         """Take up the newest checkpoint that is whole, if there is one; set damaged ones aside.
 
@@ -90,46 +133,81 @@ class Trainer:
         if self.world.is_main:
             checkpoints.clean(self._checkpoints)
         self.world.wait()
-        damaged: list[Path] = []
-        for path in reversed(checkpoints.list_checkpoints(self._checkpoints)):
-            try:
-                state = checkpoints.load_state(path)
-            except CheckpointError as error:
-                damaged.append(path)
-                self.report("warning", message=f"{error}; going back to the checkpoint before it")
-                continue
-            self._refuse_another_run(path, state)
-            self._take_up(path, state)
-            break
+        found = checkpoints.latest_whole(self._checkpoints, self.model, self.world)
+        for _, reason in found.damaged:
+            self.report("warning", message=f"{reason}; going back to the checkpoint before it")
+        if found.path is not None and found.state is not None:
+            self._refuse_another_run(found.path, found.state)
+            self._take_up(found.path, found.state)
+            self.report("resumed", step=self.step, path=str(found.path))
         self.world.wait()
         if self.world.is_main:
-            for path in damaged:
-                path.rename(path.with_name(f"damaged-{path.name}-{time.time_ns()}"))
+            checkpoints.set_aside(path for path, _ in found.damaged)
 
     def fit(self) -> None:
         """Train to the last step.
 
-        Raises CheckpointError when a checkpoint cannot be written, FloatingPointError when the loss is not finite.
+        Raises CheckpointError when the last checkpoint cannot be written, FloatingPointError when the run gives up on a
+        loss that is no number, Stopped after `stop`.
         """
-        callbacks = self._callbacks
-        for callback in callbacks:
+        try:
+            self._fit()
+        finally:
+            for callback in self._callbacks:
+                callback.close()
+
+    def _fit(self) -> None:
+        for callback in self._callbacks:
             callback.on_start(self)
         self.model.train()
         while self.step < self.run.training.steps:
-            for callback in callbacks:
-                callback.on_step_start(self)
-            self._update()
-            row: Row = {}
-            for callback in callbacks:
-                callback.on_step_end(self, row)
-        for callback in callbacks:
+            try:
+                self._one_step()
+            except Rollback as wish:
+                self._go_back(wish)
+            if self.world.agree(self._stop.is_set()) and self.step < self.run.training.steps:
+                for callback in self._callbacks:
+                    callback.on_stop(self)
+                raise Stopped(f"stopped at step {self.step} of {self.run.training.steps}")
+        for callback in self._callbacks:
             callback.on_end(self)
 
+    def fit_device_batch(self) -> None:
+        """Try a pass over a micro-batch, and halve it where the device's memory does not hold it.
+
+        For one process and `device_batch_size: auto`, whose estimate this puts to the test. Raises ValueError where not
+        even one sequence fits.
+        """
+        share = self.run.training.batch_size
+        windows = self._reader.take(self._batch_index(self.step))
+        while True:
+            try:
+                self._backward(self.objective.prepare(windows[: self.device_batch_size]), self.device_batch_size)
+                break
+            except torch.OutOfMemoryError as error:
+                smaller = [size for size in range(1, self.device_batch_size) if share % size == 0]
+                if not smaller:
+                    raise ValueError(
+                        f"one sequence of {self.run.sequence_length} tokens does not fit into the device's memory: "
+                        f"lower training.sequence_length, or set training.recompute: blocks ({error})"
+                    ) from None
+                self.device_batch_size = smaller[-1]
+                self.report("warning", message=f"out of memory; device_batch_size is now {self.device_batch_size}")
+            finally:
+                self.optimizer.zero_grad()
+
     def take_losses(self) -> list[float]:
-        """Losses of the steps since the last call, each the mean over all processes."""
+        """Losses of the steps since the last call, each the mean over all processes; NaN for a step that was skipped.
+
+        Waits for the device.
+        """
+        if not self._losses:
+            return []
         losses = self.world.sum(torch.stack(self._losses)) / self.world.size
         self._losses.clear()
         values: list[float] = losses.tolist()
+        first = self.step - len(values) + 1
+        self.skipped_steps += [first + index for index, value in enumerate(values) if value != value]
         return values
 
     def state(self) -> TrainerState:
@@ -138,14 +216,36 @@ class Trainer:
             "seconds": self.seconds,
             "precision": self.compute.precision,
             "threads": self.compute.threads,
+            "skipped_steps": self.skipped_steps,
+            "rollbacks": self.rollbacks,
             "callbacks": {callback.name: callback.state() for callback in self._callbacks},
         }
-        return TrainerState(self.step, self.optimizer.state_tensors(), self.run.identity(), extra)
+        tensors = self.optimizer.state_tensors()
+        if self.ema is not None:
+            tensors[_AVERAGED] = self.ema.state_tensors()["updates"]
+        return TrainerState(self.step, tensors, self.run.identity(), extra)
+
+    @contextlib.contextmanager
+    def inference(self, averaged: bool = True) -> Iterator[None]:
+        """Have the model as it will be used: in evaluation mode, its weights averaged where the run does, no gradients.
+
+        All processes enter it together and run the same forward passes.
+        """
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            if self.ema is not None and averaged:
+                stack.enter_context(self.ema.applied())
+            stack.enter_context(whole(self._loss))
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train()
 
     def description(self, metrics: Row) -> dict[str, Any]:
         """Facts for the config.json of a checkpoint."""
         return {
             "objective": self.run.objective.name,
+            "document_mask": self.run.objective.document_mask,
             "end_of_text": self.run.end_of_text,
             "sequence_length": self.run.sequence_length,
             "dataset_fingerprint": self.run.dataset_fingerprint,
@@ -156,36 +256,83 @@ class Trainer:
     def _factor(self, step: int) -> float:
         return schedules.factor(self.run.schedule, step, self.run.training.steps)
 
+    def _one_step(self) -> None:
+        for callback in self._callbacks:
+            callback.on_step_start(self)
+        self._update()
+        row: Row = {}
+        for callback in self._callbacks:
+            callback.on_step_end(self, row)
+            self.beat()
+
     def _update(self) -> None:
-        """One step: forward and backward over the micro-batches, clip, update."""
+        """Forward and backward over the micro-batches, clip, update; the CPU runs ahead of the device."""
         config, world = self.run.training, self.world
         # Dropout is a function of (seed, step, rank) like the batches, so that no random state has to be kept.
         torch.manual_seed(_word(config.seed, self.step, world.rank))
-        windows = torch.from_numpy(self.loader.batch(self.step, world.rank, world.size))
-        if self.compute.device.type == "cuda":
-            windows = windows.pin_memory().to(self.compute.device, non_blocking=True)
-        batch = self.objective.prepare(windows)
-        parts = len(windows) // self.device_batch_size
+        begin = time.perf_counter()
+        windows = self._reader.take(self._batch_index(self.step))
+        self.data_seconds += time.perf_counter() - begin
+        self.batch = self.objective.prepare(windows)
+        total = self._backward(self.batch, len(windows))
+        for callback in self._callbacks:
+            callback.on_gradients(self)
+        self.gradient_norm = self.optimizer.clip(config.gradient_clip)
+        # A step whose gradient is no number changes nothing; the device decides, so that nobody waits for it.
+        skip = ~torch.isfinite(self.gradient_norm)
+        self.optimizer.step(self._factor(self.step), skip)
+        if self.ema is not None:
+            self.ema.update(skip)
+        self.optimizer.zero_grad()
+        self._losses.append(torch.where(skip, torch.nan, total))
+        self.step += 1
+
+    def _backward(self, batch: objectives.Batch, sequences: int) -> Tensor:
+        """Add up the gradients of the micro-batches and return their mean loss."""
+        parts = sequences // self.device_batch_size
         total = torch.zeros((), device=self.compute.device)
         for index in range(parts):
             rows = slice(index * self.device_batch_size, (index + 1) * self.device_batch_size)
-            with self._gradients_summed(last=index == parts - 1):
+            with gradients_summed(self._loss, last=index == parts - 1):
                 with self.compute.autocast():
-                    loss = self._loss({name: tensor[rows] for name, tensor in batch.items()})
+                    loss = self._compiled({name: tensor[rows] for name, tensor in batch.items()})
                 (loss / parts).backward()
             total += loss.detach() / parts
-        clip = config.gradient_clip or float("inf")
-        self.gradient_norm = nn.utils.clip_grad_norm_(self._clipped, clip)
-        self.optimizer.step(self._factor(self.step))
-        self.optimizer.zero_grad()
-        self._losses.append(total)
-        self.step += 1
+        return total
 
-    def _gradients_summed(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Let DDP add the gradients up once in a step, with its last micro-batch."""
-        if self._ddp is not None and not last:
-            return self._ddp.no_sync()
-        return contextlib.nullcontext()
+    def _batch_index(self, step: int) -> int:
+        """The batch that a step trains on: its own number and those that rollbacks have left out before it."""
+        return step + sum(entry["batches"] for entry in self.rollbacks if entry["counts"] and entry["to"] <= step)
+
+    def _go_back(self, wish: Rollback) -> None:
+        """Return to a checkpoint, as if the batches since had never been in the data; the budget is the callback's."""
+        for callback in self._callbacks:
+            callback.on_rollback(self)
+        found = checkpoints.newest_before(self._checkpoints, wish.before_step, self.model, self.world)
+        if found.path is None or found.state is None:
+            self.rollbacks.append({"step": self.step, "to": None, "counts": False, "batches": 0, "reason": wish.reason})
+            self.report("warning", message=f"{wish.reason}, but there is no checkpoint before it; training goes on")
+            return
+        before, now, seconds = self.step, self._batch_index(self.step), self.seconds
+        rollbacks = self.rollbacks
+        self._take_up(found.path, found.state)
+        self._seconds_before = seconds
+        to = self.step
+        for entry in rollbacks:
+            entry["counts"] = entry["counts"] and entry["to"] <= to
+        self.rollbacks = rollbacks
+        left_out = now - self._batch_index(to)
+        entry = {"step": before, "to": to, "counts": True, "batches": left_out, "reason": wish.reason}
+        self.rollbacks.append(entry)
+        self._losses.clear()
+        if self.world.is_main:
+            # Beside the checkpoints: a crash before the next one must not bring the bad batches back.
+            _write_json(self._folder / ROLLBACKS, self.rollbacks)
+            checkpoints.remove_after(self._checkpoints, to)
+        self.world.wait()
+        self.report("rollback", step=before, to=to, batches=left_out, message=wish.reason)
+        for callback in self._callbacks:
+            callback.on_start(self)
 
     def _refuse_another_run(self, path: Path, state: TrainerState) -> None:
         changed = checkpoints.differences(self.run.identity(), state.identity)
@@ -196,10 +343,20 @@ class Trainer:
             )
 
     def _take_up(self, path: Path, state: TrainerState) -> None:
-        checkpoints.load_weights(self.model, path)
-        self.optimizer.load_state_tensors(state.tensors)
+        checkpoints.load_weights(self.model, path, self.world)
+        tensors = dict(state.tensors)
+        if self.ema is not None:
+            averages = dict(self.model.named_parameters())
+            self.ema.load_state_tensors({**averages, "updates": tensors.pop(_AVERAGED)})
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    local(parameter).copy_(local(like(state.weights[name], parameter)))
+        self.optimizer.load_state_tensors(tensors)
         self.step = state.step
         self._seconds_before = state.extra["seconds"]
+        self._started = time.perf_counter()
+        self.skipped_steps = list(state.extra["skipped_steps"])
+        self.rollbacks = max(state.extra["rollbacks"], _read_json(self._folder / ROLLBACKS), key=len)
         for callback in self._callbacks:
             callback.load_state(state.extra["callbacks"].get(callback.name, {}))
         for name, ours in (("precision", self.compute.precision), ("threads", self.compute.threads)):
@@ -209,13 +366,12 @@ class Trainer:
                     message=f"{path} was trained with {name} {state.extra[name]}, this process has {ours}: "
                     "the result will differ from an undisturbed run in its last bits",
                 )
-        self.report("resumed", step=self.step, path=str(path))
 
 
 class _Loss(nn.Module):
-    """Model and objective as one module, so that DDP and torch.compile see the whole step."""
+    """Model and objective as one module, so that DDP, FSDP and torch.compile see the whole step."""
 
-    def __init__(self, model: GPT, objective: objectives.Objective) -> None:
+    def __init__(self, model: Transformer, objective: objectives.Objective) -> None:
         super().__init__()
         self.model = model
         self._objective = objective
@@ -224,14 +380,19 @@ class _Loss(nn.Module):
         return self._objective.loss(self.model, batch)
 
 
-def _device_batch_size(batch_size: int, device_batch_size: int | None, world_size: int) -> int:
-    share, rest = divmod(batch_size, world_size)
+def _device_batch_size(run: TrainingRun, world: World, compute: Compute) -> int:
+    batch_size, wanted = run.training.batch_size, run.training.device_batch_size
+    share, rest = divmod(batch_size, world.size)
     if rest:
-        raise ValueError(f"training.batch_size {batch_size} does not divide among {world_size} processes")
-    micro = device_batch_size or share
+        raise ValueError(f"training.batch_size {batch_size} does not divide among {world.size} processes")
+    if wanted == "auto":
+        from training.planning.microbatch import find_device_batch_size
+
+        wanted = find_device_batch_size(run, world.size, compute.device)
+    micro = wanted or share
     if share % micro:
         raise ValueError(
-            f"training.device_batch_size {micro} does not divide the {share} sequences that one of {world_size} "
+            f"training.device_batch_size {micro} does not divide the {share} sequences that one of {world.size} "
             f"processes has of training.batch_size {batch_size}"
         )
     return micro
@@ -241,3 +402,13 @@ def _word(*numbers: int) -> int:
     """63 bits that depend on all of the numbers."""
     digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def _write_json(path: Path, value: Any) -> None:
+    scratch = path.with_name(f".{path.name}.writing")
+    scratch.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.process import ProcessFailed, run_process
+from flows.process import ProcessFailed, ProcessStopped, run_process
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -28,6 +28,26 @@ def test_a_failure_shows_the_end_of_the_output():
         run_process([sys.executable, "-c", "print('the reason'); raise SystemExit(7)"], print, lambda _: None)
     with pytest.raises(ProcessFailed, match="signal SIGKILL"):
         run_process([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], print, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "raise SystemExit(75)",
+        "raise SystemExit(76)",
+        "import json; print(json.dumps({'event': 'stopped', 'step': 3})); raise SystemExit(1)",
+    ],
+)
+def test_a_process_that_can_go_on_says_so(script: str):
+    with pytest.raises(ProcessStopped):
+        run_process([sys.executable, "-c", script], lambda _: None, lambda _: None)
+
+
+def test_what_was_said_before_the_end_is_no_stop():
+    script = "import json; [print(json.dumps({'event': e})) for e in ('stopped', 'resumed')]; raise SystemExit(1)"
+    with pytest.raises(ProcessFailed) as failure:
+        run_process([sys.executable, "-c", script], lambda _: None, lambda _: None)
+    assert not isinstance(failure.value, ProcessStopped)
 
 
 def test_an_exception_here_ends_the_child_and_its_children(tmp_path: Path):

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from training.checkpoints import TrainerState, save
 from training.config import ModelConfig, Shard
-from training.models.gpt import GPT
+from training.models.transformer import Transformer
 
 TEXT = [
     "The man saw the book. The women see these books every day.",
@@ -46,10 +46,10 @@ def tiny_tokenizer(vocabulary: int = 400) -> Tokenizer:
     return tokenizer
 
 
-def tiny_model(vocabulary: int, context_length: int = 16, seed: int = 0) -> GPT:
+def tiny_model(vocabulary: int, context_length: int = 16, seed: int = 0) -> Transformer:
     """A random model whose predictions are far from uniform."""
     torch.manual_seed(seed)
-    model = GPT(ModelConfig(layers=2, heads=2, width=32, context_length=context_length), vocabulary)
+    model = Transformer(ModelConfig(layers=2, heads=2, width=32, context_length=context_length), vocabulary)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim == 2 else 1.0))

@@ -3,15 +3,15 @@ from __future__ import annotations
 import torch
 
 from training.config import ModelConfig, OptimizerConfig
-from training.models.gpt import GPT, BigramEmbedding
+from training.models.transformer import BigramEmbedding, Transformer
 from training.optimizers import RowAdagrad, build
 
 CONFIG = ModelConfig(layers=1, heads=2, width=16, context_length=12, bigram_buckets=97)
 
 
-def model(seed: int = 1) -> GPT:
+def model(seed: int = 1) -> Transformer:
     torch.manual_seed(seed)
-    gpt = GPT(CONFIG, 50)
+    gpt = Transformer(CONFIG, 50)
     assert gpt.bigrams is not None
     with torch.no_grad():
         gpt.bigrams.weight.normal_()
@@ -74,7 +74,7 @@ def test_row_adagrad_moves_each_row_by_its_own_history():
 
 def test_the_table_starts_at_zero_and_its_state_comes_back():
     torch.manual_seed(1)
-    gpt = GPT(CONFIG, 50)
+    gpt = Transformer(CONFIG, 50)
     assert gpt.bigrams is not None
     assert not gpt.bigrams.weight.any()
     optimizer = build(OptimizerConfig(), gpt)

@@ -21,7 +21,7 @@ from training.evaluation.evaluate import trained_segments
 from training.evaluation.perplexity import score_shards
 from training.evaluation.scoring import plan_windows, token_log_probabilities
 from training.loader import TrainLoader
-from training.models.gpt import GPT
+from training.models.transformer import Transformer
 
 __all__ = ["one_thread"]
 
@@ -42,7 +42,9 @@ def test_every_target_is_scored_in_exactly_one_window(length: int, context_lengt
         assert window.start == 0 or window.scored - window.start >= context_length - stride
 
 
-def _slow_log_probabilities(model: GPT, ids: np.ndarray, end_of_text: int, context: int, stride: int) -> list[float]:
+def _slow_log_probabilities(
+    model: Transformer, ids: np.ndarray, end_of_text: int, context: int, stride: int
+) -> list[float]:
     """One forward pass for each token, with the context that its window gives it."""
     stream = [end_of_text, *ids.tolist()]
     logs = []
@@ -65,6 +67,16 @@ def test_windows_score_as_one_pass_for_each_token_does(context: int, stride: int
     found = token_log_probabilities(model, sequences, 0, context_length=context, stride=stride, positions=50)
     for ids, logs in zip(sequences, found, strict=True):
         np.testing.assert_allclose(logs, _slow_log_probabilities(model, ids, 0, context, stride), atol=1e-4)
+
+
+def test_a_document_mask_scores_each_document_as_if_it_stood_alone() -> None:
+    model = tiny_model(50)
+    documents = [np.array([5, 9, 3, 0]), np.array([7, 7, 12, 0]), np.array([4, 0])]
+    (together,) = token_log_probabilities(model, [np.concatenate(documents)], 0, document_mask=True)
+    alone = np.concatenate(token_log_probabilities(model, documents, 0))
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    (unmasked,) = token_log_probabilities(model, [np.concatenate(documents)], 0)
+    assert np.abs(unmasked - alone).max() > 1e-2
 
 
 def test_scoring_leaves_the_mode_of_the_model_as_it_was() -> None:

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,15 @@ def test_windows_are_spread_by_size(available: list[int], total: int) -> None:
     assert taken.sum() <= total + len(counts)
     ideal = np.clip(total * counts / counts.sum(), 1, counts)
     assert np.abs(taken - ideal).max() <= 0.5
+
+
+def test_shards_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text("{}")
+    digest = hashlib.sha256(b"{}").hexdigest()
+    check_shards(changed(run, tokenizer_path=str(tokenizer), tokenizer_sha256=digest))
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: its sha256 is {digest}, but the token shards were made"):
+        check_shards(changed(run, tokenizer_path=str(tokenizer), tokenizer_sha256="0" * 64))
+    with pytest.raises(ValueError, match=r"nowhere\.json: cannot be read"):
+        check_shards(changed(run, tokenizer_path=str(tmp_path / "nowhere.json"), tokenizer_sha256=digest))

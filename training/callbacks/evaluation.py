@@ -37,20 +37,19 @@ class Evaluation(Callback):
 OVERALL = ("validation/loss", "validation/perplexity", "validation/bits_per_byte")
 
 
-@torch.no_grad()
 def measure(trainer: Trainer, loader: ValidationLoader) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Summed loss and number of predictions of each validation shard, over all processes."""
     totals = torch.zeros(2, len(loader.shards), dtype=torch.float64)
     model, device, world = trainer.model, trainer.compute.device, trainer.world
-    model.eval()
-    for part in loader.batches(trainer.device_batch_size, world.rank, world.size):
-        batch = trainer.objective.prepare(torch.from_numpy(part.windows).to(device))
-        with trainer.compute.autocast():
-            losses, counts = trainer.objective.evaluate(model, batch)
-        shards = torch.from_numpy(part.shards)
-        totals[0].index_add_(0, shards, losses.double().cpu())
-        totals[1].index_add_(0, shards, counts.double().cpu())
-    model.train()
+    with trainer.inference():
+        for part in loader.batches(trainer.device_batch_size, world.rank, world.size):
+            batch = trainer.objective.prepare(torch.from_numpy(part.windows).to(device))
+            with trainer.compute.autocast():
+                losses, counts = trainer.objective.evaluate(model, batch)
+            trainer.beat()
+            shards = torch.from_numpy(part.shards)
+            totals[0].index_add_(0, shards, losses.double().cpu())
+            totals[1].index_add_(0, shards, counts.double().cpu())
     totals = world.sum(totals.to(device)).cpu()
     return totals[0].numpy(), totals[1].numpy()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from training.callbacks import Callback, Row
 from training.events import plain
@@ -14,38 +14,59 @@ from training.trainer import Trainer
 FILE_NAME = "metrics.jsonl"
 
 
+class StepLines:
+    """A file of JSON lines that each name a step. After `open` it holds none of a later step."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def open(self, step: int) -> None:
+        """Drop what was written after `step` by a process that died or a run that went back; open for appending."""
+        self.close()
+        truncate(self._path, step)
+        self._file = self._path.open("ab", buffering=0)
+
+    def append(self, *lines: dict[str, Any]) -> None:
+        """Write lines and flush them to the disk: no checkpoint is ever ahead of the file."""
+        assert self._file is not None
+        self._file.write(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file, if it is open."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
 class Journal(Callback):
     """Appends rows; cut back to the step of the checkpoint on resume, so that each step stands there once."""
 
     name = "journal"
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
+        self._lines = StepLines(path)
 
     def on_start(self, trainer: Trainer) -> None:
-        """Drop what a dead process wrote beyond the checkpoint, then open for appending."""
-        truncate(self._path, trainer.step)
-        self._file = self._path.open("ab", buffering=0)
+        """Cut the file back to the step where the run goes on."""
+        self._lines.open(trainer.step)
 
     def on_step_end(self, trainer: Trainer, row: Row) -> None:
-        """Write the row, if there is one, and flush it to the disk: no checkpoint is ever ahead of the journal."""
-        if not row:
-            return
-        assert self._file is not None
-        line = {
-            "step": trainer.step,
-            "tokens": trainer.tokens,
-            "time": round(trainer.seconds, 3),
-            "metrics": plain(row),
-        }
-        self._file.write(json.dumps(line).encode() + b"\n")
-        os.fsync(self._file.fileno())
+        """Write the row, if there is one."""
+        if row:
+            self._lines.append(
+                {
+                    "step": trainer.step,
+                    "tokens": trainer.tokens,
+                    "time": round(trainer.seconds, 3),
+                    "metrics": plain(row),
+                }
+            )
 
-    def on_end(self, trainer: Trainer) -> None:
+    def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        self._lines.close()
 
 
 def truncate(path: Path, step: int) -> None:

@@ -21,7 +21,7 @@ from training.evaluation.ngram import NgramModel
 from training.evaluation.perplexity import read_shard, score_shards
 from training.evaluation.scoring import token_log_probabilities
 from training.evaluation.templates import LANGUAGES, template_pairs
-from training.generation import DEFAULT_PROMPTS, Generator, as_dicts, end_of_text_id, load_tokenizer
+from training.generation import DEFAULT_PROMPTS, Generator, as_dicts, begin_of_text_id, end_of_text_id, load_tokenizer
 from training.loader import TrainLoader
 from training.sampling import SamplingConfig
 
@@ -111,6 +111,7 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
     )
     tokenizer = load_tokenizer(settings.checkpoint)
     end_of_text = end_of_text_id(settings.checkpoint, tokenizer)
+    begin_of_text = begin_of_text_id(settings.checkpoint, end_of_text)
     model, _ = load_model(settings.checkpoint, compute.device)
     validation = settings.shards("validation")
     if not validation:
@@ -134,7 +135,14 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
     parts = _Parts(report, 4 + (settings.ngram_order > 0))
 
     def scorer(ids: Sequence[NDArray[np.integer]]) -> list[NDArray[np.float32]]:
-        return token_log_probabilities(model, ids, end_of_text, stride=stride, arithmetic=compute.autocast)
+        return token_log_probabilities(
+            model,
+            ids,
+            begin_of_text,
+            document_mask=description.get("document_mask", False),
+            stride=stride,
+            arithmetic=compute.autocast,
+        )
 
     results["perplexity"]["model"] = score_shards(validation, end_of_text, scorer)
     parts.done("perplexity", results["perplexity"]["model"]["overall"])
@@ -144,7 +152,7 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
         parts.done("ngram", results["perplexity"][ngram_name(settings.ngram_order)]["overall"])
 
     results["minimal_pairs"] = {}
-    generator = Generator(model, tokenizer, end_of_text)
+    generator = Generator(model, tokenizer, end_of_text, begin_of_text)
     for name, pairs in _pair_sets(settings).items():
         results["minimal_pairs"][name] = evaluate_pairs(pairs, functools.partial(_encode, tokenizer), scorer)
         parts.tell("minimal_pairs", {"set": name, **results["minimal_pairs"][name]["overall"]})

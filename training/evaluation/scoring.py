@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.models.gpt import GPT
+from training.models.transformer import Transformer
 from training.objectives.cross_entropy import IGNORED, token_losses
 
 POSITIONS = {"cpu": 2048, "cuda": 65536}
@@ -48,10 +48,11 @@ def plan_windows(length: int, context_length: int, stride: int, sequence: int = 
 
 
 def token_log_probabilities(
-    model: GPT,
+    model: Transformer,
     sequences: Sequence[NDArray[np.integer]],
-    end_of_text: int,
+    begin_of_text: int,
     *,
+    document_mask: bool = False,
     context_length: int | None = None,
     stride: int | None = None,
     positions: int | None = None,
@@ -60,16 +61,17 @@ def token_log_probabilities(
     """Natural log of the probability of each token of each sequence (1-D ids), in arrays of the sequences' lengths.
 
     Sequences share batches with others of about their length, padded on the right, where a causal model cannot see it.
-    context_length: by default the model's; stride: by default the context length (disjoint windows); positions: the
-    most of one forward pass; arithmetic: the context in which the trunk computes (`Compute.autocast`), the head always
-    in float32. Raises ValueError for a stride or context length out of range.
+    document_mask: for a model trained with one, keep what `begin_of_text` separates apart. context_length: by default
+    the model's. stride: by default the context length (disjoint windows). positions: the most of one forward pass.
+    arithmetic: the context in which the trunk computes (`Compute.autocast`), the head always in float32. Raises
+    ValueError for a stride or context length out of range.
     """
     longest = model.config.context_length
     context_length = longest if context_length is None else context_length
     if not 1 <= context_length <= longest:
         raise ValueError(f"context_length must lie between 1 and the model's {longest}, got {context_length}")
     stride = context_length if stride is None else stride
-    streams = [np.concatenate([[end_of_text], np.asarray(ids, dtype=np.int64)]) for ids in sequences]
+    streams = [np.concatenate([[begin_of_text], np.asarray(ids, dtype=np.int64)]) for ids in sequences]
     windows = [
         window
         for index, stream in enumerate(streams)
@@ -83,7 +85,7 @@ def token_log_probabilities(
     try:
         for batch in _batches(windows, limit):
             with arithmetic():
-                _score(model, batch, streams, results, end_of_text, device)
+                _score(model, batch, streams, results, begin_of_text, document_mask, device)
     finally:
         model.train(was_training)
     return results
@@ -103,21 +105,23 @@ def _batches(windows: list[Window], token_limit: int) -> Iterator[list[Window]]:
 
 @torch.inference_mode()
 def _score(
-    model: GPT,
+    model: Transformer,
     batch: list[Window],
     streams: list[NDArray[np.int64]],
     results: list[NDArray[np.float32]],
-    padding: int,
+    begin_of_text: int,
+    document_mask: bool,
     device: torch.device,
 ) -> None:
     longest = batch[0].end - batch[0].start
-    ids = np.full((len(batch), longest), padding, dtype=np.int64)
+    ids = np.full((len(batch), longest), begin_of_text, dtype=np.int64)
     targets = np.full((len(batch), longest), IGNORED, dtype=np.int64)
     for row, window in enumerate(batch):
         stream, length = streams[window.sequence], window.end - window.start
         ids[row, :length] = stream[window.start : window.end]
         targets[row, window.scored - window.start : length] = stream[window.scored + 1 : window.end + 1]
-    hidden_BTD = model.hidden(torch.from_numpy(ids).to(device))
+    ids_BT = torch.from_numpy(ids).to(device)
+    hidden_BTD = model.hidden(ids_BT, (ids_BT == begin_of_text).cumsum(1) if document_mask else None)
     losses = token_losses(hidden_BTD.flatten(0, 1), model.head.weight, torch.from_numpy(targets).flatten().to(device))
     scores = -losses.view(len(batch), longest).cpu().numpy()
     for row, window in enumerate(batch):

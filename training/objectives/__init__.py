@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from training.config import ObjectiveConfig
-from training.models.gpt import GPT
+from training.models.transformer import Transformer
 from training.objectives.causal import CausalObjective
 
 Batch = dict[str, Tensor]
@@ -20,15 +20,15 @@ class Objective(Protocol):
         """Make a batch from token windows (B, T + 1) int64; `training.loader.PADDING` fills the end of a short one."""
         ...
 
-    def loss(self, model: GPT, batch: Batch) -> Tensor:
+    def loss(self, model: Transformer, batch: Batch) -> Tensor:
         """Mean loss of the batch, a scalar with a gradient."""
         ...
 
-    def evaluate(self, model: GPT, batch: Batch) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed loss and number of predictions of each sequence: two tensors (B,), float64 and int64."""
         ...
 
 
-def build(config: ObjectiveConfig, end_of_text: int) -> Objective:
-    """The objective that a config names."""
-    return {"causal": CausalObjective}[config.name](end_of_text)
+def build(config: ObjectiveConfig, end_of_text: int, in_chunks: bool = True) -> Objective:
+    """The objective that a config names; `in_chunks`: without the logits of all positions at once."""
+    return {"causal": CausalObjective}[config.name](config, end_of_text, in_chunks)

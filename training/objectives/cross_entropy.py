@@ -1,8 +1,8 @@
-"""Cross-entropy of a linear head, a chunk of positions at a time: the (N, V) logits never exist as a whole.
+"""Cross-entropy of a linear head, in chunks of positions, so that the (N, V) logits never exist as a whole, or at once.
 
-N positions, D width of the hidden state, V vocabulary. The forward pass computes the gradients too, since it holds the
-probabilities that they need (as in Cut Your Losses, Wijmans et al. 2024, section 4, without its filtering). The chunks
-of a CPU stay in its second-level cache, which makes it faster there than separate passes over all logits.
+N positions, D width of the hidden state, V vocabulary. In chunks, the forward pass computes the gradients too, since it
+holds the probabilities that they need (as in Cut Your Losses, Wijmans et al. 2024, section 4, without its filtering).
+The chunks of a CPU stay in its caches, which makes it faster there than separate passes over all logits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
@@ -18,15 +19,32 @@ IGNORED = -100
 CHUNK_POSITIONS = {"cpu": 512, "cuda": 4096}
 
 
-def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    chunks: bool = True,
+) -> Tensor:
     """Mean cross-entropy, a float32 scalar, of softmax(hidden @ weight.T) over the targets that are not IGNORED.
 
-    Under autocast the products run in its dtype, otherwise in that of `hidden_ND`. A single loss is 87.3 at most, where
-    the probability leaves float32; the gradient does not mind.
+    `label_smoothing` is the share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016,
+    section 7); `z_loss` is the weight of the squared log-normaliser that is added (PaLM, section 5). `chunks` says
+    whether to go in chunks. Under autocast the products run in its dtype, otherwise in that of `hidden_ND`; float64
+    gives float64. 0 where all targets are IGNORED. Hidden states that are not finite make a loss that is not.
+
+    A single loss in chunks, without smoothing and z-loss, is 87.3 at most, where the probability leaves float32; the
+    gradient does not mind.
     """
+    if not chunks:
+        return _whole(hidden_ND, weight_VD, targets_N, label_smoothing, z_loss)
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-    loss: Tensor = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype)  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, targets_N, dtype, label_smoothing, z_loss
+    )
     return loss
 
 
@@ -36,42 +54,97 @@ def token_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Ten
     with torch.autocast(hidden_ND.device.type, enabled=False):
         return torch.cat(
             [
-                torch.nn.functional.cross_entropy(hidden @ weight_VD.T, targets, ignore_index=IGNORED, reduction="none")
+                F.cross_entropy(hidden @ weight_VD.T, targets, ignore_index=IGNORED, reduction="none")
                 for hidden, targets in _chunks(hidden_ND.float(), targets_N)
             ]
         )
 
 
+def _whole(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, smoothing: float, z_loss: float) -> Tensor:
+    """The same by torch's own functions, which a compiler fuses; float32 from the logits on."""
+    logits_NV = F.linear(hidden_ND, weight_VD)
+    counted_N = targets_N != IGNORED
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+        total = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+        if z_loss:
+            total = total + z_loss * (logits_NV.logsumexp(1).square() * counted_N).sum()
+        return total / counted_N.sum().clamp(min=1)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        dtype: torch.dtype,
+        smoothing: float,
+        z_loss: float,
+    ) -> Tensor:
         with torch.autocast(hidden_ND.device.type, enabled=False):
             weight = weight_VD.to(dtype)
             accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+            mean_weight = weight_VD.mean(0, dtype=accumulator).to(dtype) if smoothing else None
             hidden_gradients = []
             weight_gradient = torch.zeros_like(weight_VD, dtype=accumulator)
             total = torch.zeros((), dtype=accumulator, device=hidden_ND.device)
             for hidden, targets in _chunks(hidden_ND.to(dtype), targets_N):
                 counted = targets != IGNORED
-                # Not gather and scatter_, which copies the whole of a bfloat16 tensor on a CPU.
-                target = (torch.arange(len(targets), device=targets.device), targets.clamp(min=0))
-                probabilities = torch.softmax(hidden @ weight.T, dim=1)
-                likelihood = probabilities[target]
-                surprise = -likelihood.to(accumulator).clamp(min=torch.finfo(torch.float32).tiny).log()
-                total += (surprise * counted).sum()
-                probabilities[target] = likelihood - 1
+                losses, gradient = _chunk(hidden, weight, mean_weight, targets.clamp(min=0), smoothing, z_loss)
+                total += (losses * counted).sum()
                 # Ignored positions are taken out of the small factors, not of the (chunk, V) one.
-                hidden_gradients.append((probabilities @ weight) * counted.unsqueeze(1))
-                weight_gradient += probabilities.T @ (hidden * counted.unsqueeze(1))
+                of_hidden = gradient @ weight
+                kept = hidden * counted.unsqueeze(1)
+                if mean_weight is not None:
+                    of_hidden -= smoothing * mean_weight
+                    weight_gradient -= smoothing / len(weight) * kept.sum(0, dtype=accumulator)
+                hidden_gradients.append(of_hidden * counted.unsqueeze(1))
+                weight_gradient += gradient.T @ kept
             count = (targets_N != IGNORED).sum().clamp(min=1)
             ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient, count)
             return (total / count).float() if accumulator == torch.float32 else total / count
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         hidden_gradient, weight_gradient, count = ctx.saved_tensors
         scale = gradients[0] / count
-        return hidden_gradient.to(weight_gradient.dtype) * scale, weight_gradient * scale, None, None
+        return hidden_gradient.to(weight_gradient.dtype) * scale, weight_gradient * scale, None, None, None, None
+
+
+def _chunk(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    mean_weight_D: Tensor | None,
+    targets_N: Tensor,
+    smoothing: float,
+    z_loss: float,
+) -> tuple[Tensor, Tensor]:
+    """Losses (N,), and the gradient of the logits (N, V) but for the even share of a smoothed target.
+
+    `mean_weight_D`, the mean over the vocabulary, is needed for smoothing only.
+    """
+    accumulator = torch.promote_types(hidden_ND.dtype, torch.float32)
+    # Not gather and scatter_, which copies the whole of a bfloat16 tensor on a CPU.
+    target = (torch.arange(len(targets_N), device=targets_N.device), targets_N)
+    logits_NV = hidden_ND @ weight_VD.T
+    gradient_NV = torch.softmax(logits_NV, dim=1)
+    if mean_weight_D is not None or z_loss:
+        # Read off at the likeliest token, whose probability is never too small to have a logarithm.
+        normalizer_N = logits_NV.amax(1).to(accumulator) - gradient_NV.amax(1).to(accumulator).log()
+        expected_N = logits_NV[target]
+        if mean_weight_D is not None:
+            expected_N = (1 - smoothing) * expected_N + smoothing * (hidden_ND @ mean_weight_D)
+        losses_N = normalizer_N - expected_N + z_loss * normalizer_N.square()
+        if z_loss:
+            gradient_NV *= (1 + 2 * z_loss * normalizer_N).to(hidden_ND.dtype).unsqueeze(1)
+        likelihood_N = gradient_NV[target]
+    else:
+        likelihood_N = gradient_NV[target]
+        losses_N = -likelihood_N.to(accumulator).clamp(min=torch.finfo(torch.float32).tiny).log()
+    gradient_NV[target] = likelihood_N - (1 - smoothing)
+    return losses_N, gradient_NV
 
 
 def _chunks(hidden_ND: Tensor, targets_N: Tensor) -> list[tuple[Tensor, Tensor]]:

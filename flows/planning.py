@@ -1,0 +1,156 @@
+"""`headrace plan`: what a recipe's training will take, before anything is there but the recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.recipe import Recipe, load_recipe
+from training.config import TrainingRun
+from training.planning import DeviceSpec, Plan, find_device, plan
+from training.planning.devices import this_device
+
+
+def planned_run(recipe: Recipe) -> TrainingRun:
+    """The recipe's training without its data: the vocabulary is as large as its tokenizer is to become."""
+    train = recipe.train
+    return TrainingRun(
+        data=[],
+        vocabulary_size=recipe.tokenizer.vocabulary_size,
+        end_of_text=0,
+        output_dir=".",
+        model=train.model,
+        objective=train.objective,
+        optimizer=train.optimizer,
+        schedule=train.schedule,
+        training=train.training,
+    )
+
+
+def plan_recipe(
+    recipe: str,
+    overrides: list[str],
+    device: str | None = None,
+    devices: int | None = None,
+    price: float | None = None,
+    mfu: float | None = None,
+    measure: bool = False,
+) -> Plan:
+    """Plan a recipe on `devices` of a kind; by default on this machine's, one for each of the recipe's processes.
+
+    `measure` takes a few real steps on this machine. Raises ValueError for a recipe or device that is wrong, and for
+    a measurement of a device that is not here.
+    """
+    loaded = load_recipe(recipe, overrides)
+    run = planned_run(loaded)
+    spec = this_device(run.training.device) if device is None else find_device(device)
+    count = devices or loaded.train.processes
+    planned = plan(run, spec, count, mfu=mfu, price=price)
+    if not measure or not planned.fits:
+        return planned
+    return plan(run, spec, count, price=price, seconds_per_step=_measured(run, spec, planned))
+
+
+def _measured(run: TrainingRun, spec: DeviceSpec, planned: Plan) -> float:
+    """Seconds of one step of one process, on this machine."""
+    import torch
+
+    from training.devices import resolve
+    from training.distributed import World
+    from training.planning.measurement import measure_seconds
+    from training.planning.memory import step_settings
+
+    if spec.kind == "cuda" and spec.name != this_device("cuda").name:
+        raise ValueError(f"--measure takes steps on this machine, which has no {spec.name}; leave it out, or say --mfu")
+    device = torch.device(spec.kind)
+    resolve(run.training, World())
+    return measure_seconds(step_settings(run, spec, planned.devices, planned.device_batch_size), device)
+
+
+def print_plan(console: Console, planned: Plan) -> None:
+    """Print a plan: size, memory by what it goes to, time and cost, and what to change where it does not fit."""
+    console.print(_facts(planned))
+    console.print(_memory(planned))
+    if planned.fits:
+        return
+    console.print(
+        f"[red]This does not fit[/]: {_bytes(planned.memory.total)} of {_bytes(planned.device_memory)} "
+        f"on {escape(planned.device)}.",
+        highlight=False,
+    )
+    for change in planned.changes:
+        told = " ".join(_option(key, value) for key, value in change["settings"].items())
+        console.print(f"  fits with {_bytes(change['memory'])}:  {escape(told)}", highlight=False, soft_wrap=True)
+    if not planned.changes:
+        console.print("  No setting here makes it fit: take a smaller model or shorter sequences.", highlight=False)
+
+
+def _facts(planned: Plan) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    parts = ", ".join(f"{name} {_count(size)}" for name, size in planned.parameters_by_part.items() if size)
+    count = f"{planned.devices} x " if planned.devices > 1 else ""
+    compiled = ", compiled" if planned.compiled else ""
+    parallel = f", {planned.parallel}" if planned.devices > 1 else ""
+    rows = {
+        "parameters": f"{planned.parameters:,} ({parts})",
+        "FLOPs a token": f"{_count(planned.flops_per_token)} (PaLM, appendix B; causal attention counted in full)",
+        "tokens": f"{_count(planned.tokens)} in {planned.steps:,} steps of {planned.tokens_per_step:,}",
+        "device": f"{count}{planned.device}, {planned.precision}{compiled}{parallel}",
+        "micro-batch": f"{planned.device_batch_size:,} sequences, {planned.micro_batches:,} a step; "
+        f"recompute {planned.recompute}, logits {planned.logits}",
+        "time": _time(planned),
+    }
+    if planned.price_per_device_hour is not None:
+        rows["cost"] = "unknown" if planned.cost is None else f"{planned.cost:,.2f}"
+        rows["cost"] += f" at {planned.price_per_device_hour:g} per device and hour"
+    for name, value in rows.items():
+        table.add_row(f"[dim]{name}[/]", escape(value))
+    return table
+
+
+def _memory(planned: Plan) -> Table:
+    memory = planned.memory
+    title = f"Memory of a device at the worst moment of a step ({memory.moment})"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("what")
+    table.add_column("size", justify="right")
+    table.add_column("share", justify="right")
+    for name, size in memory.parts.items():
+        if size:
+            table.add_row(_NAMES.get(name, name), _bytes(size), f"{size / memory.total:.0%}")
+    table.add_section()
+    table.add_row("in all", _bytes(memory.total), "")
+    device = f"{memory.total / planned.device_memory:.0%} used"
+    table.add_row("the device has", _bytes(planned.device_memory), device)
+    return table
+
+
+_NAMES = {"optimizer": "optimiser state", "average": "average of the weights", "logits": "logits and head"}
+
+
+def _time(planned: Plan) -> str:
+    if planned.hours is None or planned.seconds_per_step is None:
+        return "unknown: nothing tells how fast this device is; --measure takes a few steps on this machine"
+    rate = planned.tokens_per_step / planned.seconds_per_step
+    basis = {"given": "as given", "assumed": "assumed; --mfu says better"}.get(planned.mfu_source, "measured")
+    mfu = f"MFU {planned.mfu:.2f}, {basis}" if planned.mfu is not None else basis
+    hours = f"{planned.hours:,.1f} h" if planned.hours >= 1 else f"{60 * planned.hours:,.1f} min"
+    return f"{hours} at {_count(int(rate))} tokens/s ({mfu}); evaluation and checkpoints come on top"
+
+
+def _option(key: str, value: Any) -> str:
+    return f"--devices {value}" if key == "devices" else f"--set train.training.{key}={value}"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:,.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+    return f"{number:,}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,163 @@
+"""The shape of the Transformer trunk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from training.config.presets import expand_preset
+from training.config.reading import STRICT, at_least, positive, within
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions are stretched beyond the context that a model was trained on."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    name: Literal["linear", "ntk", "llama3", "yarn"]
+    """linear: positions divided by the factor (Chen et al. 2023); ntk: the base raised so that the lowest frequency is
+    divided by it (bloc97 2023); llama3: low frequencies divided, high ones kept (Llama 3.1); yarn: the same with a ramp
+    over dimensions, and a temperature (Peng et al. 2023, section 3)."""
+    factor: float = 8.0
+    original_context_length: int = 8192
+    """Tokens that the model had been trained on before stretching (llama3, yarn)."""
+    low_frequency_factor: float = 1.0
+    """llama3: wavelengths above original_context_length / this are divided by the factor."""
+    high_frequency_factor: float = 4.0
+    """llama3: wavelengths below original_context_length / this are kept."""
+    beta_fast: float = 32.0
+    """yarn: turns over the original context above which a dimension is kept."""
+    beta_slow: float = 1.0
+    """yarn: turns below which a dimension is divided by the factor."""
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "low_frequency_factor", "high_frequency_factor", "beta_fast", "beta_slow"):
+            positive(name, getattr(self, name))
+        at_least("original_context_length", self.original_context_length, 1)
+        if self.high_frequency_factor <= self.low_frequency_factor:
+            raise ValueError(
+                f"high_frequency_factor ({self.high_frequency_factor:g}) must exceed "
+                f"low_frequency_factor ({self.low_frequency_factor:g})"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the Transformer trunk; presets name some. The defaults are the quickstart's family, `nano`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    layers: int = 6
+    heads: int = 4
+    """Query heads."""
+    kv_heads: int | None = None
+    """Key and value heads, a divisor of heads: fewer are grouped-query attention (Ainslie et al. 2023), 1 is
+    multi-query (Shazeer 2019). By default as many as heads."""
+    width: int = 256
+    """Width of the residual stream."""
+    head_width: int | None = None
+    """Width of a head; by default width / heads."""
+    context_length: int = 256
+    """Longest input in tokens."""
+    layer_groups: int | None = None
+    """Distinct blocks; each stands for layers / layer_groups layers in a row that share its weights (ALBERT, Lan et al.
+    2020, section 3.1; 1 shares all). By default every layer has its own."""
+    attention: Literal["causal", "bidirectional"] = "causal"
+    window: int | None = None
+    """Sliding window: each token sees itself and the window - 1 tokens before it (both sides when bidirectional)."""
+    global_every: int = 0
+    """With a window: every n-th layer sees everything all the same; 0: none."""
+    positions: Literal["rotary", "learned", "alibi", "none"] = "rotary"
+    """rotary: RoFormer (Su et al. 2021); learned: a vector for each place (GPT-2); alibi: a linear penalty on distance
+    (Press et al. 2022)."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary position frequencies (RoFormer, section 3.4.3)."""
+    rope_scaling: RopeScaling | None = None
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_position: Literal["pre", "post"] = "pre"
+    """pre: before each sublayer, and once at the end (GPT-2); post: after each addition (Vaswani et al. 2017)."""
+    norm_epsilon: float = 1e-6
+    embedding_norm: bool = False
+    """Normalise the embeddings before the first block (BERT)."""
+    mlp: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"] = "relu2"
+    """Activation of the feed-forward layer: GELU, its tanh approximation (GPT-2), ReLU, squared ReLU (Primer), SwiGLU
+    (Llama)."""
+    mlp_width: int | None = None
+    """Hidden width of the feed-forward layer; by default 4 * width, for SwiGLU 8/3 * width rounded up to 64."""
+    qk_norm: Literal["none", "plain", "gains"] = "plain"
+    """RMS-normalise queries and keys by head before the product (Henry et al. 2020), without or with trained gains
+    (Qwen3); allows higher learning rates."""
+    bias: Literal["none", "qkv", "all"] = "none"
+    """Which linear layers of the blocks have a bias (all: LayerNorms, too); the vocabulary head has none."""
+    tied_embeddings: bool = False
+    """Use the token embedding as the output matrix too."""
+    bigram_buckets: int = 0
+    """Rows of a hashed embedding of (previous token, token) pairs, added to the token embedding; 0 leaves it out. It
+    gives a small model on a small budget what an n-gram model knows, for a look-up (Huang et al. 2025, Over-Tokenized
+    Transformer, arXiv:2501.16975, section 3)."""
+    dropout: float = 0.0
+    """Share of activations dropped after the embedding, attention and feed-forward, in training only."""
+    attention_dropout: float = 0.0
+    """Share of attention weights dropped, in training only."""
+    initialization: Literal["small", "gpt2", "xavier", "he", "mup"] = "small"
+    """Named scheme of `training/models/initialization.py`."""
+    mup_base_width: int = 256
+    """With the initialisation `mup`: the width at which the learning rates were tuned. Adam's rate for a matrix of the
+    blocks, and what the head reads, are multiplied by this over the width (Yang et al. 2022, table 8)."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "width", "context_length", "mup_base_width"):
+            at_least(name, getattr(self, name), 1)
+        for name in ("kv_heads", "head_width", "layer_groups", "window", "mlp_width"):
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), 1)
+        for name in ("global_every", "bigram_buckets"):
+            at_least(name, getattr(self, name), 0)
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads = {self.heads}, got {self.width}; or set head_width")
+        if self.positions == "rotary" and self.width_of_head % 2:
+            raise ValueError(
+                f"rotary positions turn pairs: the width of a head must be even, got {self.width_of_head} "
+                f"(width {self.width}, heads {self.heads})"
+            )
+        if self.heads % self.key_value_heads:
+            raise ValueError(f"kv_heads must divide heads = {self.heads}, got {self.kv_heads}")
+        if self.layers % self.blocks:
+            raise ValueError(f"layer_groups must divide layers = {self.layers}, got {self.layer_groups}")
+        if self.rope_scaling is not None and self.positions != "rotary":
+            raise ValueError(f"rope_scaling needs positions: rotary, got {self.positions}")
+        if self.global_every and self.window is None:
+            raise ValueError("global_every means nothing without a window")
+        within("dropout", self.dropout, 0.0, 0.99)
+        within("attention_dropout", self.attention_dropout, 0.0, 0.99)
+        positive("rope_theta", self.rope_theta)
+        positive("norm_epsilon", self.norm_epsilon)
+
+    @staticmethod
+    def expand(value: Any) -> Any:
+        """Replace the name of a preset by its fields."""
+        return expand_preset(value)
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the feed-forward layer."""
+        if self.mlp_width is not None:
+            return self.mlp_width
+        return 64 * math.ceil(8 * self.width / 3 / 64) if self.mlp == "swiglu" else 4 * self.width
+
+    @property
+    def width_of_head(self) -> int:
+        """Width of one head."""
+        return self.head_width if self.head_width is not None else self.width // self.heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key and value heads."""
+        return self.kv_heads if self.kv_heads is not None else self.heads
+
+    @property
+    def blocks(self) -> int:
+        """Distinct blocks."""
+        return self.layer_groups if self.layer_groups is not None else self.layers

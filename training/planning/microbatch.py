@@ -1,0 +1,76 @@
+"""The micro-batch: the most sequences in one forward pass that the memory of a device holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from training.config import TrainingRun
+from training.planning.devices import DeviceSpec, free_memory, this_device
+from training.planning.memory import Memory, estimate_memory, share_of, static_bytes
+
+SHARE_OF_FREE_MEMORY = 0.9
+"""How much of a device's free memory is planned for."""
+
+
+def find_device_batch_size(run: TrainingRun, world_size: int, device: torch.device) -> int:
+    """The largest divisor of a process's share of the batch whose estimate fits 90 % of the device's free memory.
+
+    To be called before the model is made. On a CPU the free memory is shared among the processes. Raises ValueError
+    naming what can be changed where not even one sequence fits.
+    """
+    free = free_memory(device) // (world_size if device.type == "cpu" else 1)
+    limit = int(SHARE_OF_FREE_MEMORY * free)
+    spec = this_device("cuda" if device.type == "cuda" else "cpu")
+    found = largest_that_fits(run, spec, world_size, limit)
+    if found is None:
+        raise ValueError(
+            f"training.device_batch_size auto: not even one sequence of {run.sequence_length} tokens fits the "
+            f"{limit / 1e9:.1f} GB that are free on {spec.name}: set training.recompute to blocks, training.logits to "
+            "chunks, a shorter training.sequence_length, or training.parallel to fsdp with more processes; "
+            "`headrace plan` says which is enough"
+        )
+    return found.device_batch_size
+
+
+def halve_until_it_fits(device_batch_size: int, share: int, attempt: Callable[[int], object]) -> int:
+    """Call `attempt` (a real step) with a micro-batch, and with the next smaller divisor of `share` till it fits.
+
+    Returns the micro-batch that went through. Only out-of-memory errors of CUDA count; the caller drops what a failed
+    attempt left (gradients). Raises ValueError where 1 does not fit. All processes must agree on the smallest result.
+    """
+    for size in divisors_from(device_batch_size, share):
+        try:
+            attempt(size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        else:
+            return size
+    raise ValueError(
+        "not even one sequence fits the memory of the device: set training.recompute to blocks, training.logits to "
+        "chunks, or training.parallel to fsdp with more processes"
+    )
+
+
+def largest_that_fits(run: TrainingRun, device: DeviceSpec, processes: int, limit: int) -> Memory | None:
+    """The estimate for the largest micro-batch that stays within `limit` bytes, by bisection; None where none does."""
+    static = static_bytes(run, processes)
+    if sum(static.values()) - static["gradients"] > limit:
+        return None
+    share = share_of(run, processes)
+    sizes = divisors_from(share, share)
+    low, high, found = 0, len(sizes), None
+    while low < high:
+        middle = (low + high) // 2
+        memory = estimate_memory(run, device, processes, sizes[middle])
+        if memory.total <= limit:
+            high, found = middle, memory
+        else:
+            low = middle + 1
+    return found
+
+
+def divisors_from(size: int, share: int) -> list[int]:
+    """The divisors of `share` up to `size`, the largest first."""
+    return [divisor for divisor in range(min(size, share), 0, -1) if share % divisor == 0]

@@ -1,0 +1,143 @@
+"""The training step played through on tensors without data, to see what memory it holds and when."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from training.models import transformer
+from training.models.attention import Route, choose_route
+from training.objectives import cross_entropy
+from training.planning.compiled import compile_for_metering
+from training.planning.metering import StorageMeter
+from training.planning.stepping import Step, StepSettings
+
+Peaks = dict[str, Counter[str]]
+"""For each phase of a step the bytes by kind at its worst moment."""
+
+
+def rehearse(settings: StepSettings) -> Peaks:
+    """What a step holds: parameters, gradients, optimizer, average, activations, logits, workspace.
+
+    All layers are alike but for a period (a window, a policy of recomputation), so a deep model is played with few
+    layers, twice, and continued as a straight line: in each phase the worst moment holds a fixed part and one for each
+    layer. The backward pass has two phases, since it is worst at its beginning, with all activations, or at its end,
+    with all gradients.
+    """
+    few = _few_layers(settings)
+    if few is None:
+        return _play(settings)
+    low, high = (_play(_with_layers(settings, layers)) for layers in few)
+    reach = (settings.model.layers - few[0]) / (few[1] - few[0])
+    return {phase: _continued(low[phase], high[phase], reach) for phase in low}
+
+
+def _continued(low: Counter[str], high: Counter[str], reach: float) -> Counter[str]:
+    kinds = low.keys() | high.keys()
+    return Counter({kind: round(low[kind] + (high[kind] - low[kind]) * reach) for kind in kinds})
+
+
+def _few_layers(settings: StepSettings) -> tuple[int, int] | None:
+    """Two numbers of layers to play with instead of all; None where all are few, or share weights in groups."""
+    model = settings.model
+    every = settings.recompute_every if settings.recompute != "none" else 1
+    windows = model.global_every if model.window is not None else 1
+    period = math.lcm(every, windows or 1)
+    few = (2 * period, 4 * period)
+    return few if model.layers > few[1] and model.blocks in (1, model.layers) else None
+
+
+def _with_layers(settings: StepSettings, layers: int) -> StepSettings:
+    return dataclasses.replace(settings, model=dataclasses.replace(settings.model, layers=layers))
+
+
+@functools.lru_cache(maxsize=256)
+def _play(settings: StepSettings) -> Peaks:
+    """Two steps without data; the peaks of the second, in which nothing is made for the first time."""
+    # Micro-batches beyond the second hold what the second holds.
+    played = dataclasses.replace(settings, micro_batches=min(2, settings.micro_batches))
+    meter = StorageMeter(settings.vocabulary_size)
+    with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True), _as_on(settings):
+        with meter:
+            step = Step(played, torch.device("cpu"))
+            windows = step.windows()
+        step.model.train()
+        _follow(step, meter)
+        if settings.compiled:
+            torch._dynamo.reset()
+            step.loss = compile_for_metering(step.loss, meter)  # type: ignore[arg-type]
+        meter.claim([windows], "batch")
+        rest = settings.micro_batches - played.micro_batches
+        meter.hold(3 * windows.nbytes * rest // played.micro_batches, "batch")
+        for _ in range(2):
+            meter.peaks.clear()
+            step.take(windows, functools.partial(_phase, meter, settings.compiled))
+    return meter.peaks
+
+
+@contextlib.contextmanager
+def _phase(meter: StorageMeter, compiled: bool, name: str) -> Iterator[None]:
+    """Meter a part of the step; Dynamo compiles nothing under a meter, but compiled graphs tell it what they hold."""
+    own_report = compiled and name in ("forward", "backward")
+    with meter.phase(name, "activations" if name == "forward" else "workspace"):
+        with contextlib.nullcontext() if own_report else meter:
+            yield
+
+
+def _follow(step: Step, meter: StorageMeter) -> None:
+    """Tell the meter what belongs to what, and when half of the backward pass is done."""
+    model, settings = step.model, step.settings
+    meter.claim(model.parameters(), "parameters")
+    meter.claim(model.buffers(), "workspace")
+    meter.claim(step.optimizer.state_tensors().values(), "optimizer")
+    if step.average is not None:
+        meter.claim(step.average.state_tensors().values(), "average")
+
+    def gradient_made(parameter: Tensor) -> None:
+        if parameter.grad is not None and parameter.grad.layout is torch.strided:
+            meter.claim([parameter.grad], "gradients")
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(gradient_made)
+    if settings.kind == "cuda":
+        # There the stream is in the dtype of the products (`Transformer._embedded`).
+        model.dropout.register_forward_pre_hook(lambda module, arguments: (arguments[0].to(settings.dtype),))
+    if not settings.compiled and len(model.blocks) > 1:
+        middle = model.blocks[len(model.blocks) // 2]
+
+        def half_done(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if arguments[0].requires_grad:
+                arguments[0].register_hook(lambda gradient: meter.enter_phase("backward end"))
+
+        middle.register_forward_pre_hook(half_done)
+
+
+@contextlib.contextmanager
+def _as_on(settings: StepSettings) -> Iterator[None]:
+    """Let a model on CPU tensors without data take the ways that it takes on CUDA, where that is what is planned."""
+    if settings.kind == "cpu":
+        yield
+        return
+    routes, chunks = transformer.choose_route, cross_entropy.CHUNK_POSITIONS
+    transformer.choose_route = _cuda_route  # type: ignore[attr-defined]
+    cross_entropy.CHUNK_POSITIONS = {**chunks, "cpu": chunks["cuda"]}
+    try:
+        yield
+    finally:
+        transformer.choose_route = routes  # type: ignore[attr-defined]
+        cross_entropy.CHUNK_POSITIONS = chunks
+
+
+def _cuda_route(device: torch.device, tokens: int, head_width: int, plain: bool, dropout: float) -> Route:
+    """FlexAttention keeps what fused attention keeps: queries, keys, values, the result and the log-normalisers."""
+    route = choose_route(torch.device("cuda"), tokens, head_width, plain, dropout)
+    return "fused" if route == "flex" else route
