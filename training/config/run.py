@@ -140,8 +140,8 @@ class TrainingConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
 
     EXECUTION: ClassVar[frozenset[str]] = frozenset(
-        "checkpoint_minutes device device_batch_size recompute recompute_every logits parallel deterministic threads compile "
-        "compile_mode peak_flops price_per_device_hour verify_digests guard".split()
+        "checkpoint_minutes device device_batch_size recompute recompute_every logits parallel deterministic threads "
+        "compile compile_mode peak_flops price_per_device_hour verify_digests guard".split()
     )
     """Fields that change neither the weights (but for their last bits) nor which files a run leaves."""
 
