@@ -77,8 +77,8 @@ def print_plan(console: Console, planned: Plan) -> None:
     if planned.fits:
         return
     console.print(
-        f"[red]This does not fit[/]: {_bytes(planned.memory.total)} of {_bytes(planned.device_memory)} "
-        f"on {escape(planned.device)}.",
+        f"[red]This does not fit[/]: {_at_most(planned)}{_bytes(planned.memory.total)} "
+        f"of {_bytes(planned.device_memory)} on {escape(planned.device)}.",
         highlight=False,
     )
     for change in planned.changes:
@@ -122,10 +122,15 @@ def _memory(planned: Plan) -> Table:
         if size:
             table.add_row(_NAMES.get(name, name), _bytes(size), f"{size / memory.total:.0%}")
     table.add_section()
-    table.add_row("in all", _bytes(memory.total), "")
+    table.add_row("in all, at most" if memory.upper_bound else "in all", _bytes(memory.total), "")
     device = f"{memory.total / planned.device_memory:.0%} used"
     table.add_row("the device has", _bytes(planned.device_memory), device)
     return table
+
+
+def _at_most(planned: Plan) -> str:
+    """What goes before a sum that is an upper bound."""
+    return "at most " if planned.memory.upper_bound else ""
 
 
 _NAMES = {"optimizer": "optimiser state", "average": "average of the weights", "logits": "logits and head"}

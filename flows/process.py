@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-GRACE_SECONDS = 30.0  # long enough for a training to write a checkpoint
+# Long enough for a training to write a checkpoint, and for torchrun, which gives its processes 30 s.
+GRACE_SECONDS = 45.0
 _TAIL_LINES = 30
 
 
@@ -91,6 +92,9 @@ def end_process(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             break
+        if process.stdin is not None:
+            # torchrun's processes lie in groups of their own, but they watch this pipe.
+            process.stdin.close()
         try:
             process.wait(GRACE_SECONDS)
             break

@@ -53,7 +53,8 @@ def register(plan: Plan, report: Path) -> dict[str, Any]:
         scores = {**results["metrics"], **contamination.metrics(plan)}
         sender.log_metrics(scores, judged, checkpoint_step=judged)
         sender.log_samples(results["samples"], judged)
-        for path in (report, Path(evaluate.files("results")[0].path), _write_lineage(plan)):
+        written = [Path(file.path) for file in train.files("samples")]
+        for path in (report, Path(evaluate.files("results")[0].path), _write_lineage(plan), *written):
             sender.log_artifact(path)
         sender.register_best(plan.recipe.model_name, best, plan.recipe.register_.alias)
         sender.finish()
@@ -164,13 +165,15 @@ def find_checkpoint(model: str | None, workspace: str) -> Path:
     if model is not None:
         if not Path(model, "model.safetensors").is_file():
             raise ValueError(f"{model} is no checkpoint folder: it holds no model.safetensors")
+        if "format" not in read_json(str(Path(model, "config.json"))):
+            raise ValueError(f"{model} is no checkpoint of Headrace; headrace import makes one of transformers' models")
         return Path(model)
     for record in reversed(read_records(workspace)):
         stage = record["stages"]["train"]
         ref = StageRef("train", stage, str(Path(workspace, "store", "train", stage).resolve()))
         if ref.is_committed:
             return checkpoint_folder(ref.committed())
-    raise ValueError(f"{workspace} holds no trained model yet; run headrace run first, or name one with --model")
+    raise ValueError(f"{workspace} holds no trained model yet; run headrace run first, or name a checkpoint folder")
 
 
 def _open_run(plan: Plan, sender: Sender) -> None:

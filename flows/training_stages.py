@@ -98,6 +98,8 @@ class Train(Stage[TrainConfig]):
         for path in sorted((work / "checkpoints").glob("step-*/*")):
             output.adopt("checkpoints", path, f"{path.parent.name}/{path.name}", step=_step_of(path.parent))
         output.adopt("metrics", work / "metrics.jsonl", "metrics.jsonl")
+        if (work / "samples.jsonl").exists():
+            output.adopt("samples", work / "samples.jsonl", "samples.jsonl")
         # Folders differ between workspaces; what the manifest keeps are the steps.
         steps = {"steps": result["step"], "best_step": _step_of(Path(result["best_checkpoint"]))}
         facts = {name: value for name, value in result.items() if name not in ("step", "checkpoint", "best_checkpoint")}

@@ -82,8 +82,7 @@ def _train(path: str, terminator: _Terminator) -> int:
 
     try:
         train(load_run(path), terminator.watch)
-    except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+    except Stopped:
         return STOPPED
     except torch.OutOfMemoryError as error:
         return fail(2, f"the device's memory is full; set training.device_batch_size lower or to auto ({error})")

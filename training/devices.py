@@ -52,6 +52,10 @@ class Compute:
         compiled: Callable[..., Any] = torch.compile(module, dynamic=False, mode=None if mode == "default" else mode)
         return compiled
 
+    def replays_graphs(self, mode: str) -> bool:
+        """Whether torch.compile in this mode replays CUDA graphs here."""
+        return self.compiled and self.device.type == "cuda" and mode in ("reduce-overhead", "max-autotune")
+
     def synchronize(self) -> None:
         """Wait until the device has done what was asked of it, so that a clock tells the truth."""
         if self.device.type == "cuda":

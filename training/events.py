@@ -47,6 +47,30 @@ def _sentence(event: str, facts: dict[str, Any]) -> str:
             return "\n".join([f"step {facts['step']}  samples", *(f"    {' '.join(text.split())}" for text in texts)])
         case "warning" | "error" | "stalled":
             return f"{event}: {facts['message']}"
+        case "rollback":
+            return (
+                f"step {facts['step']}  back to step {facts['to']}, leaving out {facts['batches']} batches: "
+                f"{facts['message']}"
+            )
+        case "start":
+            return (
+                f"{facts['parameters']:,} parameters on {facts['device']} in {facts['precision']}, "
+                f"{facts['processes']} {'process' if facts['processes'] == 1 else 'processes'}; "
+                f"{facts['run_tokens']:,} tokens to train on, of {facts['train_tokens']:,} in the shards"
+            )
+        case "resumed":
+            return f"step {facts['step']}  taken up from {facts['path']}"
+        case "checkpoint":
+            return f"step {facts['step']}  checkpoint {facts['path']}"
+        case "finished":
+            loss = facts["metrics"].get("validation/loss")
+            judged = "" if loss is None else f", validation loss {loss:.4f}"
+            return (
+                f"finished {facts['step']:,} steps, {facts['tokens']:,} tokens in {duration(facts['seconds'])}"
+                f"{judged}; best checkpoint {facts['best_checkpoint']}"
+            )
+        case "stopped":
+            return f"stopped at step {facts['step']} of {facts['steps']}; the same command goes on from there"
     return "  ".join([event, *(f"{name}: {value}" for name, value in facts.items())])
 
 

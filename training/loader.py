@@ -144,17 +144,23 @@ class ValidationLoader:
         return len(self._windows)
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[ValidationBatch]:
-        """The share of process `rank`, `batch_size` windows at a time."""
+        """The share of process `rank`, `batch_size` windows at a time; as many batches in every process."""
         mine = self._windows[rank::world_size]
-        for first in range(0, len(mine), batch_size):
+        most = -(-len(self._windows) // world_size)
+        for first in range(0, most, batch_size):
             part = mine[first : first + batch_size]
-            windows = np.stack([self._read(shard, int(window)) for shard, window in part])
-            yield ValidationBatch(windows, np.array([shard for shard, _ in part], dtype=np.int64))
+            # A process without windows left takes part all the same: a sharded model needs all of them.
+            windows = [self._read(shard, int(window)) for shard, window in part] or [self._nothing()]
+            shards = [shard for shard, _ in part] or [0]
+            yield ValidationBatch(np.stack(windows), np.array(shards, dtype=np.int64))
+
+    def _nothing(self) -> NDArray[np.int64]:
+        return np.full(self.sequence_length + 1, PADDING, dtype=np.int64)
 
     def _read(self, shard: int, window: int) -> NDArray[np.int64]:
         ring, length = self._rings[shard], self.sequence_length
         start = window * length - 1
-        tokens = np.full(length + 1, PADDING, dtype=np.int64)
+        tokens = self._nothing()
         tokens[0] = self._end_of_text if start < 0 else ring.read(start, 1)[0]
         count = min(length, ring.tokens - window * length)
         tokens[1 : 1 + count] = ring.read(window * length, count)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from training.callbacks.samples import Samples
 from training.callbacks.statistics import Statistics
 from training.callbacks.training_metrics import TrainingMetrics
 from training.config import TrainingRun
-from training.devices import peak_memory_bytes
+from training.devices import Compute, peak_memory_bytes
 from training.distributed import World
 from training.events import Reporter
+from training.files import write_file
 from training.loader import ValidationLoader, check_shards
 from training.trainer import Stopped, Trainer
 from training.watchdog import Watchdog
@@ -49,8 +49,9 @@ def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda train
         guard = run.training.guard
         stalls = output_dir / ("stalls.log" if world.is_main else f"stalls-{world.rank}.log")
         watchdog = stack.enter_context(Watchdog(guard.stall_minutes, stalls, guard.stall_ends, report))
-        trainer = Trainer(run, world, compute, report, _callbacks(run, world, output_dir), watchdog.beat)
-        trainer.resume()
+        trainer = Trainer(run, world, compute, report, _callbacks(run, world, output_dir), watchdog)
+        with watchdog.paused():
+            trainer.resume()
         if trainer.step == run.training.steps and result_path.exists():
             document: dict[str, Any] = json.loads(result_path.read_text())
             report("finished", **document)
@@ -58,6 +59,7 @@ def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda train
         if run.training.device_batch_size == "auto" and compute.device.type == "cuda" and world.size == 1:
             trainer.fit_device_batch()
         on_trainer(trainer)
+        planned = _planned_memory(run, world, compute, report) if compute.device.type == "cuda" else None
         report(
             "start",
             parameters=trainer.model.parameters_count(),
@@ -69,17 +71,35 @@ def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda train
             threads=compute.threads,
             processes=world.size,
             device_batch_size=trainer.device_batch_size,
+            **({"planned_memory_bytes": planned} if planned else {}),
         )
         try:
             trainer.fit()
         except Stopped:
             report("stopped", step=trainer.step, steps=run.training.steps)
             raise
-        document = result(trainer)
+        document = result(trainer) | ({"planned_memory_bytes": planned} if planned else {})
         if world.is_main:
-            write_result(result_path, document)
+            write_file(result_path, json.dumps(document, indent=2) + "\n")
         report("finished", **document)
         return document
+
+
+def _planned_memory(run: TrainingRun, world: World, compute: Compute, report: Reporter) -> int | None:
+    """What `headrace plan` says that a device needs, to be seen beside what is measured; a guess must stop no run."""
+    if not world.is_main:
+        return None
+    from training.planning import plan
+    from training.planning.devices import this_device
+
+    try:
+        planned = plan(run, this_device("cuda"), world.size)
+    except Exception as error:
+        report("warning", message=f"the memory could not be planned: {error!r}")
+        return None
+    if not planned.fits:
+        report("warning", message=f"by plan this needs {planned.memory.total:,} bytes, more than the device has")
+    return planned.memory.total
 
 
 def _callbacks(run: TrainingRun, world: World, output_dir: Path) -> list[Callback]:
@@ -122,13 +142,6 @@ def result(trainer: Trainer) -> dict[str, Any]:
         "threads": trainer.compute.threads,
         "processes": trainer.world.size,
     }
-
-
-def write_result(path: Path, document: dict[str, Any]) -> None:
-    """Write result.json whole or not at all."""
-    scratch = path.with_name(f".{path.name}.writing")
-    scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,18 @@ from torch import Tensor, nn
 from training import checkpoints, objectives, optimizers, schedules
 from training.averaging import WeightAverage
 from training.callbacks import Callback, Rollback, Row
-from training.checkpoints import TrainerState
+from training.checkpoints import CheckpointError, TrainerState
 from training.config import TrainingRun
 from training.devices import Compute, logits_in_chunks
 from training.distributed import World
 from training.events import Reporter
+from training.files import write_file
 from training.loader import BatchReader, TrainLoader
 from training.models.float8 import use_float8
 from training.models.transformer import Transformer
 from training.optimizers.shards import like, local
 from training.parallel import gradients_summed, parallelise, whole
+from training.watchdog import Watchdog
 
 ROLLBACKS = "rollbacks.json"
 _AVERAGED = "average/updates"
@@ -54,13 +55,19 @@ class Trainer:
         compute: Compute,
         report: Reporter,
         callbacks: Sequence[Callback],
-        beat: Callable[[int], None] = lambda step: None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._started = time.perf_counter()
         self._seconds_before = 0.0
         self.run, self.world, self.compute, self.report = run, world, compute, report
         config = run.training
         self.device_batch_size = _device_batch_size(run, world, compute)
+        if config.batch_size > self.device_batch_size * world.size and compute.replays_graphs(config.compile_mode):
+            raise ValueError(
+                f"training.compile_mode {config.compile_mode} replays CUDA graphs, whose gradients the next "
+                "micro-batch overwrites: use default or max-autotune-no-cudagraphs, or a device_batch_size that takes "
+                "the whole share"
+            )
         self.loader = TrainLoader(run.shards("train"), run.sequence_length, config.batch_size, config.seed)
         self._reader = BatchReader(self.loader, world.rank, world.size, compute.device)
         positions = self.device_batch_size * run.sequence_length
@@ -91,7 +98,7 @@ class Trainer:
         self._losses: list[Tensor] = []
         self._stop = threading.Event()
         self._callbacks = callbacks
-        self._beat = beat
+        self._watchdog = watchdog or Watchdog(0, Path(run.output_dir), False, report)
         self._folder = Path(run.output_dir)
         self._checkpoints = self._folder / "checkpoints"
 
@@ -116,7 +123,11 @@ class Trainer:
 
     def beat(self) -> None:
         """Say that the run goes on: for what takes long within a step."""
-        self._beat(self.step)
+        self._watchdog.beat(self.step)
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Around what may take long and cannot beat: the disk, other processes."""
+        return self._watchdog.paused()
 
     def stop(self) -> None:
         """Let the run write a checkpoint after the step it is in and raise Stopped; may be called in a signal handler.
@@ -128,14 +139,17 @@ class Trainer:
     def resume(self) -> None:
         """Take up the newest checkpoint that is whole, if there is one; set damaged ones aside.
 
-        Raises ValueError when it belongs to another run.
+        Raises ValueError when it belongs to another run, CheckpointError when there are checkpoints but none is whole.
         """
         if self.world.is_main:
             checkpoints.clean(self._checkpoints)
         self.world.wait()
+        self.rollbacks = _read_json(self._folder / ROLLBACKS)
         found = checkpoints.latest_whole(self._checkpoints, self.model, self.world)
         for _, reason in found.damaged:
             self.report("warning", message=f"{reason}; going back to the checkpoint before it")
+        if found.damaged and found.path is None:
+            raise CheckpointError(f"no checkpoint in {self._checkpoints} is whole; remove them to start anew")
         if found.path is not None and found.state is not None:
             self._refuse_another_run(found.path, found.state)
             self._take_up(found.path, found.state)
@@ -161,10 +175,7 @@ class Trainer:
             callback.on_start(self)
         self.model.train()
         while self.step < self.run.training.steps:
-            try:
-                self._one_step()
-            except Rollback as wish:
-                self._go_back(wish)
+            self._one_step()
             if self.world.agree(self._stop.is_set()) and self.step < self.run.training.steps:
                 for callback in self._callbacks:
                     callback.on_stop(self)
@@ -262,7 +273,11 @@ class Trainer:
         self._update()
         row: Row = {}
         for callback in self._callbacks:
-            callback.on_step_end(self, row)
+            try:
+                callback.on_step_end(self, row)
+            except Rollback as wish:
+                if self._go_back(wish):
+                    return
             self.beat()
 
     def _update(self) -> None:
@@ -304,15 +319,18 @@ class Trainer:
         """The batch that a step trains on: its own number and those that rollbacks have left out before it."""
         return step + sum(entry["batches"] for entry in self.rollbacks if entry["counts"] and entry["to"] <= step)
 
-    def _go_back(self, wish: Rollback) -> None:
-        """Return to a checkpoint, as if the batches since had never been in the data; the budget is the callback's."""
+    def _go_back(self, wish: Rollback) -> bool:
+        """Return to a checkpoint, as if the batches since had never been in the data; the budget is the callback's.
+
+        False where there is no checkpoint to return to, and the step stands.
+        """
         for callback in self._callbacks:
             callback.on_rollback(self)
         found = checkpoints.newest_before(self._checkpoints, wish.before_step, self.model, self.world)
         if found.path is None or found.state is None:
             self.rollbacks.append({"step": self.step, "to": None, "counts": False, "batches": 0, "reason": wish.reason})
             self.report("warning", message=f"{wish.reason}, but there is no checkpoint before it; training goes on")
-            return
+            return False
         before, now, seconds = self.step, self._batch_index(self.step), self.seconds
         rollbacks = self.rollbacks
         self._take_up(found.path, found.state)
@@ -326,13 +344,15 @@ class Trainer:
         self.rollbacks.append(entry)
         self._losses.clear()
         if self.world.is_main:
-            # Beside the checkpoints: a crash before the next one must not bring the bad batches back.
-            _write_json(self._folder / ROLLBACKS, self.rollbacks)
+            # Checkpoints first: a crash in between meets the same spike again. And the file beside them: a crash before
+            # the next checkpoint must not bring the bad batches back.
             checkpoints.remove_after(self._checkpoints, to)
+            write_file(self._folder / ROLLBACKS, json.dumps(self.rollbacks, indent=1) + "\n")
         self.world.wait()
         self.report("rollback", step=before, to=to, batches=left_out, message=wish.reason)
         for callback in self._callbacks:
             callback.on_start(self)
+        return True
 
     def _refuse_another_run(self, path: Path, state: TrainerState) -> None:
         changed = checkpoints.differences(self.run.identity(), state.identity)
@@ -356,7 +376,7 @@ class Trainer:
         self._seconds_before = state.extra["seconds"]
         self._started = time.perf_counter()
         self.skipped_steps = list(state.extra["skipped_steps"])
-        self.rollbacks = max(state.extra["rollbacks"], _read_json(self._folder / ROLLBACKS), key=len)
+        self.rollbacks = max(state.extra["rollbacks"], self.rollbacks, key=len)
         for callback in self._callbacks:
             callback.load_state(state.extra["callbacks"].get(callback.name, {}))
         for name, ours in (("precision", self.compute.precision), ("threads", self.compute.threads)):
@@ -364,7 +384,7 @@ class Trainer:
                 self.report(
                     "warning",
                     message=f"{path} was trained with {name} {state.extra[name]}, this process has {ours}: "
-                    "the result will differ from an undisturbed run in its last bits",
+                    "the result will differ from that of an undisturbed run",
                 )
 
 
@@ -388,7 +408,7 @@ def _device_batch_size(run: TrainingRun, world: World, compute: Compute) -> int:
     if wanted == "auto":
         from training.planning.microbatch import find_device_batch_size
 
-        wanted = find_device_batch_size(run, world.size, compute.device)
+        wanted = find_device_batch_size(run, world, compute.device)
     micro = wanted or share
     if share % micro:
         raise ValueError(
@@ -402,12 +422,6 @@ def _word(*numbers: int) -> int:
     """63 bits that depend on all of the numbers."""
     digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _write_json(path: Path, value: Any) -> None:
-    scratch = path.with_name(f".{path.name}.writing")
-    scratch.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:

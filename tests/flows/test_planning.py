@@ -35,7 +35,7 @@ def test_a_plan_for_people_with_a_measured_step() -> None:
 def test_what_cannot_fit_is_refused_with_exit_code_2() -> None:
     shape = "train.model={preset: llama-8b, context_length: 2048}"
     options = ["--device", "l4", "--set", shape, "--set", "train.training.batch_size=64"]
-    options += ["--set", 'train.training.compile="off"']
+    options += ["--set", "train.training.compile=off"]
     result = CliRunner().invoke(app, ["plan", "quickstart", *options])
     assert result.exit_code == 2, result.output
     told = " ".join(result.output.split())

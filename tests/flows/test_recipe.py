@@ -40,7 +40,7 @@ def test_what_is_given_loads_as_the_same_recipe(values: dict[str, Any], name: st
         ("train.training.sequence_length", 4096, r"train: training.sequence_length \(4096\) must not exceed"),
         ("train.processes", 3, r"train: training.batch_size \(4\) must be a multiple of processes \(3\)"),
         ("train.model", "huge", r"train.model: preset: 'huge' is unknown; there are nano"),
-        ("train.model", {"width": 30, "heads": 4}, r"width must be a multiple of 2 \* heads"),
+        ("train.model", {"width": 30, "heads": 4}, r"width must be a multiple of heads = 4"),
         ("tokenizer.vocabulary_size", -1, r"tokenizer.vocabulary_size: .*greater than"),
         ("execution.engine", "slurm", r"execution.engine: .*'local', 'dask' or 'ray'"),
         ("name", "Not A Name", r"name: .*pattern"),

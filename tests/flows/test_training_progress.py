@@ -93,7 +93,7 @@ def work():
 
 @flow
 def training():
-    with training_progress.following("tiny-training"):
+    with training_progress.following("paced-training"):
         work.submit().result()
 
 @flow
@@ -115,19 +115,19 @@ def test_prefect_shows_one_artifact_that_follows_the_run(prefect_environment: di
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         deadline = time.monotonic() + 60
-        while "| Step | 10 of 1,000 (1.0%) |" not in artifacts(prefect_environment, "tiny-training")[0]["data"]:
+        while "| Step | 10 of 1,000 (1.0%) |" not in artifacts(prefect_environment, "paced-training")[0]["data"]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.communicate("\n", timeout=60)
     assert process.returncode == 0
-    (artifact,) = artifacts(prefect_environment, "tiny-training")
+    (artifact,) = artifacts(prefect_environment, "paced-training")
     assert artifact["type"] == "markdown"
     assert "| State | finished |" in artifact["data"]
     assert "77.0" not in artifact["data"]
     (run,) = api(prefect_environment, "flow_runs/filter", {"flow_runs": {"id": {"any_": [artifact["flow_run_id"]]}}})
     assert run["state_name"] == "Completed"
     # What the page of a key shows, with the versions of all runs behind it.
-    (latest,) = api(prefect_environment, "artifacts/latest/filter", {"artifacts": {"key": {"any_": ["tiny-training"]}}})
+    (latest,) = api(prefect_environment, "artifacts/latest/filter", {"artifacts": {"key": {"any_": ["paced-training"]}}})
     assert latest["data"] == artifact["data"]
     assert artifacts(prefect_environment, "idle-training") == []
 

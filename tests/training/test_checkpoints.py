@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -291,6 +292,9 @@ class Steps:
 
     def report(self, event: str, **facts: Any) -> None:
         self.told.append((event, facts.get("step", facts.get("message"))))
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.run.training.steps

@@ -87,6 +87,19 @@ def test_pydantic_takes_the_dataclasses_as_they_are() -> None:
     assert properties["batch_size"]["description"].startswith("Sequences in one optimiser step")
 
 
+@pytest.mark.parametrize(("told", "meant"), [(False, "off"), (True, "on"), ("off", "off"), ("auto", "auto")])
+def test_a_switch_may_be_what_yaml_makes_of_on_and_off(told: object, meant: str) -> None:
+    assert from_dict(TrainingConfig, {"compile": told}).compile == meant
+    assert TypeAdapter(TrainingConfig).validate_python({"compile": told}).compile == meant
+
+
+def test_a_switch_refuses_other_words() -> None:
+    with pytest.raises(ValueError, match=r"compile: expected one of auto, on, off, got 'maybe'"):
+        from_dict(TrainingConfig, {"compile": "maybe"})
+    with pytest.raises(ValidationError, match="compile"):
+        TypeAdapter(TrainingConfig).validate_python({"compile": "maybe"})
+
+
 def test_identity_holds_what_decides_the_weights_and_nothing_else(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     same = [

@@ -41,7 +41,7 @@ class Judged:
         """Losses of the next steps, read all at once."""
         self.metrics.losses = list(losses)
         self.trainer.step += len(losses)
-        row = {"train/tokens": 1.0}
+        row = {"train/tokens_per_second": 1.0}
         self.guard.on_step_end(self.trainer, row)
         return row
 
@@ -130,6 +130,7 @@ def test_where_there_is_no_way_back_the_window_fills_anew() -> None:
     judged.see([2.0] * 8)
     with pytest.raises(Rollback):
         judged.see([9.0, 9.0])
+    judged.guard.on_rollback(judged.trainer)  # type: ignore[arg-type]
     judged.trainer.rollbacks.append({"step": 10, "to": None})
     judged.see([9.0] * 50)
 

@@ -133,7 +133,8 @@ def test_validation_covers_every_token_once(tmp_path: Path) -> None:
     assert windows[:, 0].tolist() == [7, 7, 7, 315, 331]
     shares = [np.concatenate([p.windows for p in loader.batches(2, rank, 2)]) for rank in range(2)]
     assert np.array_equal(shares[0], windows[0::2])
-    assert np.array_equal(shares[1], windows[1::2])
+    assert np.array_equal(shares[1][:2], windows[1::2])
+    assert (shares[1][2:] == PADDING).all()  # as many batches as the other process
 
 
 @given(available=st.lists(st.integers(1, 1000), min_size=1, max_size=20), total=st.integers(1, 500))
@@ -157,3 +158,16 @@ def test_shards_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
         check_shards(changed(run, tokenizer_path=str(tokenizer), tokenizer_sha256="0" * 64))
     with pytest.raises(ValueError, match=r"nowhere\.json: cannot be read"):
         check_shards(changed(run, tokenizer_path=str(tmp_path / "nowhere.json"), tokenizer_sha256=digest))
+
+
+@pytest.mark.parametrize(("windows", "processes", "batch_size"), [(21, 2, 2), (5, 2, 2), (1, 3, 4), (7, 4, 1)])
+def test_every_process_has_as_many_validation_batches(
+    tmp_path: Path, windows: int, processes: int, batch_size: int
+) -> None:
+    """A sharded model needs all processes in each forward pass; the fill counts for nothing."""
+    run = make_run(tmp_path)
+    loader = ValidationLoader(run.shards("validation"), 16, windows, run.end_of_text)
+    batches = [list(loader.batches(batch_size, rank, processes)) for rank in range(processes)]
+    assert len({len(each) for each in batches}) == 1
+    seen = [window for each in batches for part in each for window in part.windows if (window != PADDING).any()]
+    assert len(seen) == len(loader)

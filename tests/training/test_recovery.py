@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,9 @@ import torch
 from tests.training.tiny_run import changed, final_weights, journal, losses, make_run, start, write_config
 from training import checkpoints
 from training import run as run_module
+from training import trainer as trainer_module
 from training.callbacks import Callback, Rollback, Row
+from training.callbacks.journal import StepLines
 from training.config import TrainingRun
 from training.run import train
 from training.trainer import ROLLBACKS, Stopped, Trainer
@@ -207,6 +211,80 @@ def test_with_nothing_to_go_back_to_training_goes_on(
     result = train_with(run, GoBack(at=3, before=2), monkeypatch)
     assert result["step"] == 12
     assert "no checkpoint before it" in events(capsys.readouterr().out, "warning")[0]["message"]
+
+
+def test_with_nothing_to_go_back_to_at_the_last_step_the_step_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, steps=3, log_every=1)
+    result = train_with(run, GoBack(at=3, before=2), monkeypatch)
+    assert result["step"] == 3
+    assert [line["step"] for line in journal(run)] == [1, 2, 3]
+
+
+def test_a_crash_before_the_rollback_is_noted_leaves_no_spoiled_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, log_every=1)
+
+    def crash(path: Path, content: str) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "write_file", crash)
+        with pytest.raises(Crash):
+            train_with(run, GoBack(at=9, before=6), monkeypatch)
+    (left,) = checkpoints.list_checkpoints(Path(run.output_dir) / "checkpoints")
+    assert checkpoints.step_of(left) == 4
+
+
+def test_when_no_checkpoint_is_whole_the_run_does_not_begin_anew(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with pytest.raises(Stopped):
+        train(run, lambda trainer: trainer.stop())
+    (path,) = checkpoints.list_checkpoints(Path(run.output_dir) / "checkpoints")
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    for _ in range(2):
+        with pytest.raises(checkpoints.CheckpointError, match="no checkpoint in .* is whole"):
+            train(run)
+    assert path.exists()
+    assert journal(run) == []
+
+
+def test_a_disk_that_cannot_be_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path)
+    with pytest.raises(Stopped):
+        train(run, lambda trainer: trainer.stop())
+
+    def broken(*arguments: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken)
+        with pytest.raises(checkpoints.CheckpointError, match="cannot be read: Input/output error"):
+            train(run)
+    assert len(checkpoints.list_checkpoints(Path(run.output_dir) / "checkpoints")) == 1
+    assert train(run)["step"] == 12
+
+
+def test_lines_that_find_no_room_are_written_later(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    lines = StepLines(path)
+    lines.open(0)
+    assert lines.append({"step": 1}) is None
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        assert isinstance(lines.append({"step": 2}), OSError)
+        assert path.read_bytes() == b'{"step": 1}\n'
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert lines.append({"step": 3}) is None
+    lines.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
 class Kick(Callback):

@@ -92,7 +92,8 @@ class Checkpointing(Callback):
         """Tell of a checkpoint that is done and remove older ones; warn of one that failed, and return the error."""
         assert self._writer is not None
         try:
-            path = self._writer.wait() if wait else self._writer.poll()
+            with trainer.waiting():
+                path = self._writer.wait() if wait else self._writer.poll()
         except CheckpointError as error:
             self._step = -1
             trainer.report("warning", message=f"{error}. Training goes on; the next checkpoint is the next try")

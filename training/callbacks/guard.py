@@ -42,13 +42,17 @@ class Guard(Callback):
     def on_step_end(self, trainer: Trainer, row: Row) -> None:
         """Judge the losses that have just been read; raises Rollback, or FloatingPointError to end the run."""
         self._judge(trainer)
-        if "train/tokens" in row:
+        if "train/tokens_per_second" in row:
             row["train/skipped_steps"] = float(len(trainer.skipped_steps))
 
     def on_end(self, trainer: Trainer) -> None:
         """A run that ends in skipped steps has not learned to its end."""
         if self._skipped > 1:
             raise FloatingPointError(diverged("loss", math.nan, trainer.step))
+
+    def on_rollback(self, trainer: Trainer) -> None:
+        """Begin a new window, which the checkpoint's replaces where there is one to go back to."""
+        self.load_state({})
 
     def on_stop(self, trainer: Trainer) -> None:
         """Take up the last losses; the counts go into the checkpoint, and the next loss after it decides."""
@@ -120,14 +124,13 @@ class Guard(Callback):
             f"the loss of step {step}, {loss:.4g}, is spike {self._spikes} in a row: {(loss - mean) / deviation:.1f} "
             f"standard deviations above the mean {mean:.4g} of the {len(self._window)} losses before them"
         )
-        made, allowed = trainer.rollbacks, self._config.rollbacks
+        made = [entry for entry in trainer.rollbacks if entry["to"] is not None]
+        allowed = self._config.rollbacks
         if len(made) < allowed:
             before = self._first_spike - 1
             returned = made[-1]["to"] if made else None
             if returned is not None and before < returned + self._config.spike_steps:
                 before = returned - 1  # it spiked at once again: that checkpoint was spoiled already
-            # Taken back with the rollback. Where there is no checkpoint to go to, the window fills anew.
-            self.load_state({})
             return Rollback(before, reason)
         return FloatingPointError(
             f"{reason}; the run has gone back {len(made)} times, training.guard.rollbacks allows {allowed}. "

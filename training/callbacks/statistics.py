@@ -38,8 +38,8 @@ class Statistics(Callback):
 
     The names end in `/block-03`: the place in the order of the forward pass, from 0. Where blocks share weights, the
     figures of the weights stand at the first place of each. Activations and attention come from one forward pass of a
-    few sequences of the batch, without dropout; it changes neither weights nor random numbers. With an average of the
-    weights (EMA) that pass is the average's. All processes take part.
+    few sequences of the batch, without dropout; it changes neither weights nor random numbers. They are those of
+    the weights that are trained, not of their average (EMA). All processes take part.
     """
 
     name = "statistics"

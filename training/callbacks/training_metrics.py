@@ -83,7 +83,6 @@ class TrainingMetrics(Callback):
             "train/loss": self._loss_sum / max(1, self._loss_steps),
             "train/learning_rate": trainer.learning_rate,
             "train/gradient_norm": float(trainer.gradient_norm),
-            "train/tokens": float(trainer.tokens),
         }
         if not self._loss_steps:  # all steps were skipped
             del row["train/loss"]

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.checkpoints.folders import CheckpointError
+from training.checkpoints.folders import CheckpointError, unreadable
 
 _DTYPES = {
     torch.float64: "F64",
@@ -114,7 +114,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise unreadable(path, error) from None
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged: {error}") from None
 
@@ -130,7 +130,7 @@ def read_header(path: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         header.pop("__metadata__", None)
         return {name: (TORCH_DTYPES[facts["dtype"]], tuple(facts["shape"])) for name, facts in header.items()}
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise unreadable(path, error) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from None
 
@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unreadable(path, error) from None
     except ValueError as error:
         raise CheckpointError(f"{path}: damaged: {error}") from None
     if not isinstance(document, dict):
@@ -163,7 +163,7 @@ def verify(path: Path, facts: dict[str, Any], rank: int = 0, size: int = 1) -> N
                 if _sha256(file.fileno(), begin, end) != sha256:
                     raise CheckpointError(f"{path}: its content is damaged (sha256 differs)")
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unreadable(path, error) from None
 
 
 def _sha256(descriptor: int, begin: int, end: int) -> str:

@@ -21,6 +21,16 @@ class FormatError(CheckpointError):
     """A checkpoint is whole, but was written by another version."""
 
 
+class UnreadableError(CheckpointError):
+    """A file of a checkpoint is there, but reading it failed: the disk or the network, not the checkpoint."""
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """What to raise for an error of the system: a file that is missing is damage, anything else is not."""
+    kind = CheckpointError if isinstance(error, FileNotFoundError) else UnreadableError
+    return kind(f"{path}: cannot be read: {error.strerror or error}")
+
+
 def list_checkpoints(checkpoints_dir: str | Path) -> list[Path]:
     """Finished checkpoint folders, oldest step first."""
     root = Path(checkpoints_dir)
@@ -98,7 +108,7 @@ def set_aside(damaged: Iterable[Path]) -> None:
 
 def remove_after(checkpoints_dir: str | Path, step: int) -> None:
     """Delete the checkpoints of later steps: after going back, they belong to a run that is no more."""
-    for path in list_checkpoints(checkpoints_dir):
+    for path in reversed(list_checkpoints(checkpoints_dir)):
         if step_of(path) > step:
             remove(path)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoints.files import read_header, read_json, read_tensors, verify
-from training.checkpoints.folders import CheckpointError, FormatError, list_checkpoints, step_of
+from training.checkpoints.folders import CheckpointError, FormatError, UnreadableError, list_checkpoints, step_of
 from training.checkpoints.writing import FORMAT, MODEL, RAW, TRAINER, TrainerState
 from training.config import ModelConfig, from_dict
 from training.distributed import World
@@ -102,8 +102,8 @@ def latest_whole(
 ) -> Found:
     """The newest checkpoint (of step `at_most` or before) that is whole, with its state; the same in all processes.
 
-    All processes call it; they share the work of verifying. Raises FormatError for one of another version: a run must
-    not begin anew beside it without being told to.
+    All processes call it; they share the work of verifying. Raises FormatError for one of another version, and
+    UnreadableError where reading fails: a run must not begin anew beside them without being told to.
     """
     world = world or World()
     root = Path(checkpoints_dir)
@@ -114,7 +114,7 @@ def latest_whole(
         problem, state = "", None
         try:
             _verify(path, world)
-        except FormatError:
+        except (FormatError, UnreadableError):
             raise
         except CheckpointError as error:
             problem = str(error)
@@ -122,6 +122,8 @@ def latest_whole(
         if not problems:
             try:
                 state = _read_state(path, model, world)
+            except UnreadableError:
+                raise
             except CheckpointError as error:
                 problem = str(error)
             problems = [found for found in world.gather(problem) if found]

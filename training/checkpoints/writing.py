@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import functools
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,12 @@ class TrainerState:
     """When read from a checkpoint whose model.safetensors holds an average: the weights that are trained, by name."""
 
 
+@functools.lru_cache(maxsize=1)
+def _tokenizer(path: str) -> bytes:
+    """A run's tokenizer, read once: one that vanishes later stops no checkpoint."""
+    return Path(path).read_bytes()
+
+
 @dataclass(frozen=True)
 class Contents:
     """All that one checkpoint holds."""
@@ -66,7 +73,7 @@ class Contents:
             del weights["head.weight"]
         raw = {f"{RAW}{name}": tensor for name, tensor in weights.items()} if average else {}
         averaged = {name: tensor for name, tensor in (average or {}).items() if name in weights}
-        tokenizer = Path(tokenizer_path).read_bytes() if tokenizer_path is not None else None
+        tokenizer = _tokenizer(str(tokenizer_path)) if tokenizer_path is not None else None
         config = {
             "format": FORMAT,
             "model": to_dict(model.config),

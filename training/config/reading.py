@@ -66,13 +66,18 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
 
 
 def _convert_union(members: tuple[Any, ...], value: Any, at: str) -> Any:
-    """The value as None or a member of a Literal where it is that; else as the one member that is left."""
+    """The value as None or a member of a Literal where it is that; else as the one member that is left.
+
+    Words beside true and false (a Literal with bool) are the names of a switch, and what is allowed is told by them.
+    """
     if value is None and type(None) in members:
         return None
     others = [member for member in members if member is not type(None)]
     for member in others:
         if typing.get_origin(member) is Literal and value in typing.get_args(member):
             return value
+    if bool in others and not isinstance(value, bool):
+        return _convert(next(member for member in others if typing.get_origin(member) is Literal), value, at)
     (rest,) = (member for member in others if typing.get_origin(member) is not Literal)
     return _convert(rest, value, at)
 

@@ -127,8 +127,8 @@ class TrainingConfig:
     ends with the same bits. A CPU run always does."""
     threads: int = 0
     """CPU threads; 0 takes one for each core that the process may use. The last bits of a CPU run depend on it."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; auto: on CUDA only."""
+    compile: Literal["auto", "on", "off"] | bool = "auto"
+    """torch.compile; auto: on CUDA only. True and false, as YAML reads on and off, become these words."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune"] = "default"
     """reduce-overhead and max-autotune replay CUDA graphs."""
     peak_flops: float | None = None
@@ -166,6 +166,8 @@ class TrainingConfig:
         within("gradient_clip", self.gradient_clip, 0.0, math.inf)
         if self.ema_decay is not None:
             within("ema_decay", self.ema_decay, 0.0, 0.9999999)
+        if isinstance(self.compile, bool):
+            object.__setattr__(self, "compile", "on" if self.compile else "off")
         for name in ("peak_flops", "price_per_device_hour", "checkpoint_minutes"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))

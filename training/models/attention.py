@@ -69,7 +69,7 @@ def choose_route(device: torch.device, tokens: int, head_width: int, plain: bool
     torch's fused kernel takes three to eight times as long in bfloat16 (2 threads of an AMD EPYC, T from 64 to 256).
     fused: scaled_dot_product_attention without a mask. flex: FlexAttention, which skips what nobody sees, for windows,
     documents and ALiBi on CUDA. masked: scaled_dot_product_attention with an additive mask, where FlexAttention cannot
-    be used: on a CPU (it has no backward pass there), with dropout, with very narrow heads.
+    be used: on a CPU (it has no backward pass there), with dropout, with very narrow heads, and without gradients.
 
     Documents take FlexAttention and not variable-length attention, whose list of documents has no fixed length.
     """
@@ -77,7 +77,9 @@ def choose_route(device: torch.device, tokens: int, head_width: int, plain: bool
         return "multiplied"
     if plain:
         return "fused"
-    return "flex" if device.type == "cuda" and not dropout and head_width >= _FLEX_LEAST_WIDTH else "masked"
+    fits = device.type == "cuda" and not dropout and head_width >= _FLEX_LEAST_WIDTH
+    # Without gradients (evaluation, generation) lengths vary, and FlexAttention would be compiled for each.
+    return "flex" if fits and torch.is_grad_enabled() else "masked"
 
 
 def prepare(

@@ -3,7 +3,11 @@
 Dynamo, AOTAutograd and the min-cut partitioner do here what they do in a run, so what the forward pass saves for the
 backward pass is what it really saves. Within a graph the compiler fuses pointwise operations into the kernels around
 them; which results lie in memory is told here by a rule: inputs and outputs of matrix products, attention and other
-kernels of a library, results of reductions, and outputs of the graph. All else is taken to live in registers.
+kernels of a library, results of reductions, and outputs of the graph; on a CPU exponentials that are read more than
+once, too, which are dear there. All else is taken to live in registers.
+
+What is imported here is torch's own business, and may change with its version: import this module where an error can be
+caught.
 """
 
 from __future__ import annotations
@@ -35,14 +39,15 @@ _KERNELS = (
     "_int_mm",
     "convolution",
 )
+_REUSED_ON_CPU = ("exp", "sigmoid")
 _REDUCTIONS = ("sum", "mean", "amax", "amin", "max", "min", "var", "var_mean", "any", "all", "prod", "argmax")
 
 
-def compile_for_metering(module: nn.Module, meter: StorageMeter) -> Callable[..., Tensor]:
+def compile_for_metering(module: nn.Module, meter: StorageMeter, on_cpu: bool) -> Callable[..., Tensor]:
     """The module as torch.compile would run it on static shapes; each graph tells the meter what it holds within."""
     backend = aot_autograd(
-        fw_compiler=functools.partial(_metered, meter=meter, output_kind="activations"),
-        bw_compiler=functools.partial(_metered, meter=meter, output_kind="gradients"),
+        fw_compiler=functools.partial(_metered, meter=meter, output_kind="activations", on_cpu=on_cpu),
+        bw_compiler=functools.partial(_metered, meter=meter, output_kind="gradients", on_cpu=on_cpu),
         partition_fn=functools.partial(min_cut_rematerialization_partition, compiler="inductor"),
         decompositions=select_decomp_table(),
     )
@@ -50,9 +55,9 @@ def compile_for_metering(module: nn.Module, meter: StorageMeter) -> Callable[...
     return compiled
 
 
-def _metered(graph: GraphModule, inputs: Sequence[Any], meter: StorageMeter, output_kind: str) -> Any:
+def _metered(graph: GraphModule, inputs: Sequence[Any], meter: StorageMeter, output_kind: str, on_cpu: bool) -> Any:
     backward = output_kind == "gradients"
-    surges = _surges(graph, backward)
+    surges = _surges(graph, backward, on_cpu)
     run = make_boxed_func(graph)
 
     def execute(arguments: list[Any]) -> Any:
@@ -69,13 +74,13 @@ def _metered(graph: GraphModule, inputs: Sequence[Any], meter: StorageMeter, out
     return execute
 
 
-def _surges(graph: GraphModule, backward: bool) -> list[Counter[str]]:
+def _surges(graph: GraphModule, backward: bool, on_cpu: bool) -> list[Counter[str]]:
     """What the graph holds beyond its inputs when it holds most, in its first and in its second half, by kind.
 
     In a backward pass the saved activations are given back as soon as they are used, which counts as less than nothing.
     """
     nodes = list(graph.graph.nodes)
-    buffers = _Buffers(nodes, backward)
+    buffers = _Buffers(nodes, backward, on_cpu)
     held: Counter[str] = Counter()
     peaks: list[Counter[str] | None] = [None, None]
     for position, node in enumerate(nodes):
@@ -100,7 +105,7 @@ def _surges(graph: GraphModule, backward: bool) -> list[Counter[str]]:
 class _Buffers:
     """The storages of a graph that lie in memory: size, kind, and the positions where each is made and given back."""
 
-    def __init__(self, nodes: list[Node], backward: bool) -> None:
+    def __init__(self, nodes: list[Node], backward: bool, on_cpu: bool) -> None:
         self.size: dict[int, int] = {}
         self.kind: dict[int, str] = {}
         self.made_at: dict[int, list[int]] = {}
@@ -109,7 +114,7 @@ class _Buffers:
         results = {storage for node in output.all_input_nodes for storage in _storages(node)}
         given = {storage for node in nodes if node.op == "placeholder" for storage in _storages(node)}
         kept = {s for node in nodes if node.op == "placeholder" and not _is_saved(node) for s in _storages(node)}
-        laid = _laid_down(nodes, results)
+        laid = _laid_down(nodes, results, on_cpu)
         last_use = _last_uses(nodes, laid | given)
         kept_as = "gradients" if backward else "activations"
         for position, node in enumerate(nodes):
@@ -128,12 +133,13 @@ class _Buffers:
                     self.freed_at.setdefault(last_use.get(storage, position), []).append(storage)
 
 
-def _laid_down(nodes: list[Node], results: set[int]) -> set[int]:
+def _laid_down(nodes: list[Node], results: set[int], on_cpu: bool) -> set[int]:
     """The storages that are written to memory."""
     laid = set(results)
     for node in nodes:
         name = _operation(node)
-        if name.startswith(_KERNELS) or name in _REDUCTIONS:
+        reused = on_cpu and name in _REUSED_ON_CPU and len(node.users) > 1
+        if name.startswith(_KERNELS) or name in _REDUCTIONS or reused:
             laid |= _storages(node).keys()
         if name.startswith(_KERNELS):
             laid |= {storage for argument in node.all_input_nodes for storage in _storages(argument)}
@@ -170,5 +176,5 @@ def _storages(node: Node) -> dict[int, int]:
     return {
         tensor.untyped_storage()._cdata: known_bytes(tensor.untyped_storage())
         for tensor in tensors
-        if isinstance(tensor, Tensor)
+        if isinstance(tensor, Tensor) and tensor.layout is torch.strided
     }

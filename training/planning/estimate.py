@@ -13,12 +13,13 @@ from training.planning.devices import DeviceSpec
 from training.planning.memory import (
     Memory,
     estimate_memory,
+    is_hopeless,
     share_of,
     sketch,
     static_bytes,
     step_settings,
 )
-from training.planning.microbatch import divisors_from, largest_that_fits
+from training.planning.microbatch import divisors_from, largest_by_bound, largest_that_fits
 
 ASSUMED_MFU = 0.40
 """Share of the peak arithmetic that a run is taken to reach where nobody says better."""
@@ -126,12 +127,14 @@ def plan(
 def _micro_batch(run: TrainingRun, device: DeviceSpec, devices: int, share: int) -> tuple[int, Memory]:
     """The micro-batch of a run and the memory that it takes."""
     choice = run.training.device_batch_size
+    # What cannot fit at all need not be known to the byte.
+    hopeless = is_hopeless(run, devices, device.memory_bytes)
     if choice == "auto":
         memory = largest_that_fits(run, device, devices, device.memory_bytes)
-        memory = memory or estimate_memory(run, device, devices, 1)
+        memory = memory or estimate_memory(run, device, devices, 1, bound=hopeless)
         return memory.device_batch_size, memory
     size = choice or share
-    return size, estimate_memory(run, device, devices, size)
+    return size, estimate_memory(run, device, devices, size, bound=hopeless)
 
 
 def _by_part(model: Transformer) -> dict[str, int]:
@@ -153,13 +156,10 @@ def _changes(run: TrainingRun, device: DeviceSpec, devices: int, size: int) -> I
     """Settings that would fit, the least costly first: at most one of each kind, and combinations where none is enough.
 
     A smaller micro-batch costs next to nothing, whole logits a little, bf16 some digits, recomputation a sixth to a
-    third of the time, and sharding other devices.
+    third of the time, and sharding other devices. What fits by the upper bound of its memory fits.
     """
-    least = static_bytes(run, devices)
-    # The gradients do not always lie in memory together with the rest.
-    hopeless = sum(least.values()) - least["gradients"] > device.memory_bytes
     found = False
-    if not hopeless:
+    if not is_hopeless(run, devices, device.memory_bytes):
         for change in _one_device(run, device, devices, size):
             found = True
             yield change
@@ -180,12 +180,12 @@ def _one_device(run: TrainingRun, device: DeviceSpec, devices: int, size: int) -
         singles.append({"recompute": "blocks", "recompute_every": 1})
     found = False
     if size > 1:
-        fitting = largest_that_fits(run, device, devices, device.memory_bytes)
+        fitting = largest_by_bound(run, device, devices, device.memory_bytes)
         if fitting is not None:
             found = True
             yield _told({"device_batch_size": fitting.device_batch_size}, fitting)
     for change in singles:
-        memory = estimate_memory(_changed(run, change), device, devices, size)
+        memory = estimate_memory(_changed(run, change), device, devices, size, bound=True)
         if memory.total <= device.memory_bytes:
             found = True
             yield _told(change, memory)
@@ -194,7 +194,7 @@ def _one_device(run: TrainingRun, device: DeviceSpec, devices: int, size: int) -
         together: dict[str, Any] = {}
         for change in singles:
             together = together | change
-            memory = estimate_memory(_changed(run, together), device, devices, 1)
+            memory = estimate_memory(_changed(run, together), device, devices, 1, bound=True)
             if memory.total <= device.memory_bytes:
                 yield _told({"device_batch_size": 1, **together}, memory)
                 return
@@ -210,12 +210,17 @@ def _more_devices(run: TrainingRun, device: DeviceSpec, devices: int, size: int)
         if sum(static_bytes(sharded, processes).values()) > device.memory_bytes:
             continue
         share = share_of(run, processes)
-        for change, micro in (({}, divisors_from(size, share)[0]), ({}, 1), (spare, 1)):
-            memory = estimate_memory(_changed(sharded, change), device, processes, micro)
-            if memory.total <= device.memory_bytes:
-                told = {"parallel": "fsdp", "devices": processes, **change}
-                yield _told(told if micro == size else {**told, "device_batch_size": micro}, memory)
-                return
+        best = None
+        # From the least memory to the most, so that what cannot fit is known by one estimate.
+        for change, micro in ((spare, 1), ({}, 1), ({}, divisors_from(size, share)[0])):
+            memory = estimate_memory(_changed(sharded, change), device, processes, micro, bound=True)
+            if memory.total > device.memory_bytes:
+                break
+            told = {"parallel": "fsdp", "devices": processes, **change}
+            best = _told(told if micro == size else {**told, "device_batch_size": micro}, memory)
+        if best is not None:
+            yield best
+            return
 
 
 def _changed(run: TrainingRun, change: dict[str, Any]) -> TrainingRun:

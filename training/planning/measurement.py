@@ -50,6 +50,8 @@ def measure_seconds(settings: StepSettings, device: torch.device, seconds: float
     """Seconds of one step: the best of several after a first, which makes what is made once."""
     step = Step(settings, device)
     step.model.train()
+    if settings.compiled:
+        step.loss = torch.compile(step.loss, dynamic=False)  # type: ignore[call-overload]
     windows = step.windows()
     step.take(windows, _unmarked)
     best, begun = float("inf"), time.perf_counter()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from training.config import TrainingRun
+from training.config import ModelConfig, TrainingRun
 from training.devices import cpu_multiplies_bf16
 from training.models.transformer import Transformer
 from training.planning.devices import DeviceSpec
-from training.planning.rehearsal import Peaks, rehearse
+from training.planning.rehearsal import Rehearsal, rehearse
 from training.planning.stepping import StepSettings
 
 Precision = Literal["fp32", "bf16", "fp8"]
@@ -37,6 +38,8 @@ class Memory:
     whole: dict[str, int]
     """Bytes of parameters, gradients, optimizer and average at their most, whether at that moment or not."""
     device_batch_size: int
+    upper_bound: bool = False
+    """Whether the step takes at most this, and not about this: see `rehearsal.rehearse`."""
 
     @property
     def total(self) -> int:
@@ -49,9 +52,14 @@ class Memory:
 
 
 def sketch(run: TrainingRun) -> Transformer:
-    """The model without data."""
+    """The model without data; not to be changed, since all that ask for it share it."""
+    return _sketched(run.model, run.vocabulary_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _sketched(model: ModelConfig, vocabulary_size: int) -> Transformer:
     with torch.device("meta"):
-        return Transformer(run.model, run.vocabulary_size)
+        return Transformer(model, vocabulary_size)
 
 
 def precision_of(run: TrainingRun, device: DeviceSpec) -> Precision:
@@ -100,8 +108,10 @@ def step_settings(run: TrainingRun, device: DeviceSpec, processes: int, device_b
     )
 
 
-def estimate_memory(run: TrainingRun, device: DeviceSpec, processes: int, device_batch_size: int) -> Memory:
-    """What each of `processes` devices holds with this micro-batch.
+def estimate_memory(
+    run: TrainingRun, device: DeviceSpec, processes: int, device_batch_size: int, *, bound: bool = False
+) -> Memory:
+    """What each of `processes` devices holds with this micro-batch; `bound`: at most, which is known at once.
 
     Raises ValueError where the batch does not divide.
     """
@@ -111,19 +121,32 @@ def estimate_memory(run: TrainingRun, device: DeviceSpec, processes: int, device
             f"training.device_batch_size {device_batch_size} does not divide the {share} sequences that one of "
             f"{processes} processes has of training.batch_size {run.training.batch_size}"
         )
-    peaks = rehearse(step_settings(run, device, processes, device_batch_size))
-    return memory_of(run, device, processes, device_batch_size, peaks)
+    rehearsal = rehearse(step_settings(run, device, processes, device_batch_size), bound)
+    return memory_of(run, device, processes, device_batch_size, rehearsal)
 
 
-def memory_of(run: TrainingRun, device: DeviceSpec, processes: int, device_batch_size: int, peaks: Peaks) -> Memory:
+def memory_of(
+    run: TrainingRun, device: DeviceSpec, processes: int, device_batch_size: int, rehearsal: Rehearsal
+) -> Memory:
     """The worst moment of a rehearsed step, with what several processes change and what a device takes for itself."""
     whole = static_bytes(run, processes)
-    spread = {phase: _spread(run, device, processes, held, whole, phase) for phase, held in peaks.items()}
+    spread = {phase: _spread(run, device, processes, held, whole, phase) for phase, held in rehearsal.peaks.items()}
     moment = max(spread, key=lambda phase: spread[phase].total())
     parts = spread[moment]
     if device.kind == "cuda":
         parts["workspace"] += _CUBLAS_BYTES
-    return Memory({kind: parts[kind] for kind in KINDS}, moment or "update", whole, device_batch_size)
+    return Memory(
+        {kind: parts[kind] for kind in KINDS}, moment or "update", whole, device_batch_size, rehearsal.upper_bound
+    )
+
+
+def is_hopeless(run: TrainingRun, processes: int, limit: int) -> bool:
+    """Whether what no micro-batch changes is more than `limit` bytes.
+
+    Without the gradients, which do not always lie in memory together with the rest.
+    """
+    static = static_bytes(run, processes)
+    return sum(static.values()) - static["gradients"] > limit
 
 
 def static_bytes(run: TrainingRun, processes: int = 1) -> dict[str, int]:

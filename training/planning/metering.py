@@ -72,11 +72,6 @@ class StorageMeter(TorchDispatchMode):
                 self._storages[storage._cdata] = (kind, known[1])
         self._look()
 
-    def hold(self, nbytes: int, kind: str) -> None:
-        """Count bytes that belong to no tensor; negative ones take them back."""
-        self.held[kind] += nbytes
-        self._look()
-
     def surge(self, extra: Counter[str], suffix: str = "") -> None:
         """Look at a moment when there is something beyond what is held, in the open phase or one named after it."""
         held = self.held.copy()

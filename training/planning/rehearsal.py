@@ -8,7 +8,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from training.models import transformer
 from training.models.attention import Route, choose_route
 from training.objectives import cross_entropy
-from training.planning.compiled import compile_for_metering
 from training.planning.metering import StorageMeter
 from training.planning.stepping import Step, StepSettings
 
@@ -25,8 +24,52 @@ Peaks = dict[str, Counter[str]]
 """For each phase of a step the bytes by kind at its worst moment."""
 
 
-def rehearse(settings: StepSettings) -> Peaks:
+class Rehearsal(NamedTuple):
+    """What a step holds, by phase, and whether that is an upper bound."""
+
+    peaks: Peaks
+    upper_bound: bool
+
+
+def rehearse(settings: StepSettings, bound: bool = False) -> Rehearsal:
     """What a step holds: parameters, gradients, optimizer, average, activations, logits, workspace.
+
+    A compiled step is traced as the compiler traces it. With recomputation its backward pass is ordered anew by the
+    compiler, which cannot be followed without it: then an upper bound is given, as is with `bound` (it takes a second
+    where tracing takes ten), and where this version of torch does not trace as others do.
+    """
+    if not settings.compiled:
+        return Rehearsal(_rehearsed(settings), upper_bound=False)
+    if settings.recompute == "none" and not bound:
+        # The compiler is followed by parts of torch that change from version to version: no plan may fail by them. A
+        # mistake in the settings comes up again below.
+        with contextlib.suppress(Exception):
+            return Rehearsal(_rehearsed(settings), upper_bound=False)
+    peaks = _rehearsed(dataclasses.replace(settings, compiled=False))
+    if settings.recompute == "none":
+        return Rehearsal(peaks, upper_bound=True)
+    postponed = _postponed_bytes(settings)
+    return Rehearsal({phase: held + postponed.get(phase, Counter()) for phase, held in peaks.items()}, upper_bound=True)
+
+
+def _postponed_bytes(settings: StepSettings) -> dict[str, Counter[str]]:
+    """What a compiled backward pass with recomputation may hold beyond an uncompiled one.
+
+    The compiler computes the gradients of weights late: within a block after those of its activations, so that the
+    gradients of all its products' results stay till then; and that of a head tied to the embedding at the very end,
+    together with the embedding's, so that the gradient of whole logits stays, too.
+    """
+    model, width = settings.model, settings.dtype.itemsize
+    positions = settings.device_batch_size * settings.sequence_length
+    heads = (model.heads + 2 * model.key_value_heads) * model.width_of_head
+    fed = model.hidden_width * (2 if model.mlp == "swiglu" else 1)
+    block = Counter(workspace=positions * (heads + fed + 2 * model.width) * width)
+    logits = 0 if settings.chunks or not model.tied_embeddings else positions * settings.vocabulary_size * width
+    return {"backward": block, "backward end": block + Counter(logits=logits)}
+
+
+def _rehearsed(settings: StepSettings) -> Peaks:
+    """The peaks of a step, compiled or not.
 
     All layers are alike but for a period (a window, a policy of recomputation), so a deep model is played with few
     layers, twice, and continued as a straight line: in each phase the worst moment holds a fixed part and one for each
@@ -60,24 +103,31 @@ def _with_layers(settings: StepSettings, layers: int) -> StepSettings:
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, layers=layers))
 
 
-@functools.lru_cache(maxsize=256)
 def _play(settings: StepSettings) -> Peaks:
-    """Two steps without data; the peaks of the second, in which nothing is made for the first time."""
-    # Micro-batches beyond the second hold what the second holds.
+    """The peaks of a step; micro-batches beyond the second hold what the second holds, and their tokens."""
     played = dataclasses.replace(settings, micro_batches=min(2, settings.micro_batches))
+    sequences = settings.device_batch_size * (settings.micro_batches - played.micro_batches)
+    # The windows, and the inputs and targets that are cut out of them.
+    tokens = Counter(batch=sequences * (3 * settings.sequence_length + 1) * torch.int64.itemsize)
+    return {phase: held + tokens for phase, held in _played(played).items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _played(settings: StepSettings) -> Peaks:
+    """Two steps without data; the peaks of the second, in which nothing is made for the first time."""
     meter = StorageMeter(settings.vocabulary_size)
     with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True), _as_on(settings):
         with meter:
-            step = Step(played, torch.device("cpu"))
+            step = Step(settings, torch.device("cpu"))
             windows = step.windows()
         step.model.train()
         _follow(step, meter)
         if settings.compiled:
+            from training.planning.compiled import compile_for_metering
+
             torch._dynamo.reset()
-            step.loss = compile_for_metering(step.loss, meter)  # type: ignore[arg-type]
+            step.loss = compile_for_metering(step.loss, meter, settings.kind == "cpu")  # type: ignore[arg-type]
         meter.claim([windows], "batch")
-        rest = settings.micro_batches - played.micro_batches
-        meter.hold(3 * windows.nbytes * rest // played.micro_batches, "batch")
         for _ in range(2):
             meter.peaks.clear()
             step.take(windows, functools.partial(_phase, meter, settings.compiled))

@@ -10,6 +10,7 @@ import torch
 
 from tests.training.planning.test_memory import make_run, model
 from training.config import TrainingRun
+from training.distributed import World
 from training.models.transformer import Transformer
 from training.planning import DeviceSpec, estimate_memory, find_device_batch_size, plan
 from training.planning.devices import DEVICES
@@ -59,7 +60,7 @@ def test_what_does_not_fit_is_refused_with_changes_that_do() -> None:
 
 
 def test_sharding_is_proposed_where_the_parameters_alone_are_too_much() -> None:
-    shape = model("gpt2", layers=8, width=192, context_length=32)
+    shape = model("gpt2", layers=4, width=192, context_length=32)
     large = make_run(shape, batch_size=8)
     device = cpu(estimate_memory(large, cpu(10**12), 1, 1).whole["parameters"] * 3)
     planned = plan(large, device)
@@ -83,10 +84,19 @@ def test_the_largest_micro_batch_that_fits_is_found() -> None:
 def test_the_micro_batch_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     from training.planning import microbatch
 
-    assert find_device_batch_size(run(), 1, torch.device("cpu")) == 12
+    assert find_device_batch_size(run(), World(), torch.device("cpu")) == 12
     monkeypatch.setattr(microbatch, "free_memory", lambda device: 10**6)
     with pytest.raises(ValueError, match=r"not even one sequence.*training\.recompute.*training\.parallel"):
-        find_device_batch_size(run(), 1, torch.device("cpu"))
+        find_device_batch_size(run(), World(), torch.device("cpu"))
+
+
+def test_processes_count_on_the_fullest_device() -> None:
+    class BesideAFullDevice(World):
+        def gather(self, document: Any) -> list[Any]:
+            return [document, 10**6]
+
+    with pytest.raises(ValueError, match="not even one sequence"):
+        find_device_batch_size(run(), BesideAFullDevice(size=2), torch.device("cpu"))
 
 
 def test_a_micro_batch_is_tried_until_it_fits() -> None:

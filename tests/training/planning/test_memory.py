@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,7 +65,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_estimate_is_within_a_tenth_of_the_measured_peak(name: str) -> None:
-    estimated = max(held.total() for held in rehearse(CASES[name]).values())
+    estimated = max(held.total() for held in rehearse(CASES[name]).peaks.values())
     assert estimated == pytest.approx(measure_peak(CASES[name], torch.device("cpu")), rel=0.1)
 
 
@@ -98,8 +99,8 @@ def test_a_deep_model_is_continued_from_few_layers_exactly() -> None:
 
     deep = settings(model("gpt2", layers=12))
     in_full = rehearsal._play(deep)
-    assert rehearse(deep).keys() == in_full.keys()
-    for phase, held in rehearse(deep).items():
+    assert rehearse(deep).peaks.keys() == in_full.keys()
+    for phase, held in rehearse(deep).peaks.items():
         assert held.total() == pytest.approx(in_full[phase].total(), rel=0.001), phase
 
 
@@ -126,17 +127,39 @@ def test_a_compiled_cuda_step_keeps_fewer_activations_than_an_uncompiled_one() -
     eager, compiled = (
         estimate_memory(make_run(shape, precision="bf16", compile=choice), gpu, 1, 8) for choice in ("off", "on")
     )
+    assert not compiled.upper_bound
     assert 0 < compiled.parts["activations"] < eager.parts["activations"]
 
 
-def test_a_compiled_step_with_recomputation_can_be_planned() -> None:
-    # Attention computed again draws on a random state within the compiled graph.
-    shape = model("gpt2", layers=2, context_length=512)
-    plain, blocks = (
-        estimate_memory(make_run(shape, compile="on", recompute=policy), DEVICES["h100"], 1, 8)
-        for policy in ("none", "blocks")
-    )
-    assert 0 < blocks.total < plain.total
+RECOMPUTED = {
+    "gpt2-blocks-accumulated": (settings(model("gpt2"), recompute="blocks", micro_batches=2), 32.3),
+    "gpt2-products-whole": (
+        settings(model("gpt2", layers=3, context_length=512), device_batch_size=2, recompute="products", chunks=False),
+        42.1,
+    ),
+    "llama-blocks": (
+        settings(
+            model("llama-tiny", layers=3, kv_heads=2, context_length=512), device_batch_size=2, recompute="blocks"
+        ),
+        34.8,
+    ),
+    "llama-bf16-products": (settings(model("llama-tiny", kv_heads=2), precision="bf16", recompute="products"), 35.5),
+}
+
+
+@pytest.mark.parametrize("name", RECOMPUTED)
+def test_a_compiled_step_with_recomputation_takes_no_more_than_a_tenth_over_its_bound(name: str) -> None:
+    # What `measure_peak` told in MB with torch 2.13: compiling one case takes a minute.
+    case, measured = RECOMPUTED[name]
+    peaks, upper_bound = rehearse(dataclasses.replace(case, compiled=True))
+    assert upper_bound
+    assert 0.93 * measured < max(held.total() for held in peaks.values()) / 1e6 < 1.5 * measured
+
+
+def test_a_torch_that_cannot_be_traced_leaves_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "training.planning.compiled", None)
+    case = dataclasses.replace(CASES["gpt2"], compiled=True)
+    assert rehearse(case) == (rehearse(CASES["gpt2"]).peaks, True)
 
 
 def test_on_cuda_attention_keeps_no_scores() -> None:
@@ -145,7 +168,7 @@ def test_on_cuda_attention_keeps_no_scores() -> None:
     scores = 8 * 8 * 128 * 128 * 4 * 2
     cuda = dataclasses.replace(step_settings(run, DEVICES["h100"], 1, 8), chunks=True)
     cpu = dataclasses.replace(cuda, kind="cpu")
-    difference = rehearse(cpu)["forward"]["activations"] - rehearse(cuda)["forward"]["activations"]
+    difference = rehearse(cpu).peaks["forward"]["activations"] - rehearse(cuda).peaks["forward"]["activations"]
     assert difference > 0.5 * scores
 
 
@@ -184,4 +207,7 @@ def test_the_estimate_is_within_a_tenth_of_what_cuda_gave_out(
     device = torch.device("cuda")
     estimated = estimate_memory(run, DEVICES["h100"], 1, 8)
     measured = measure_peak(step_settings(run, DEVICES["h100"], 1, 8), device)
-    assert estimated.total == pytest.approx(measured, rel=0.1)
+    if estimated.upper_bound:
+        assert estimated.total > 0.9 * measured
+    else:
+        assert estimated.total == pytest.approx(measured, rel=0.1)

@@ -105,6 +105,7 @@ def _write_weights(folder: Path, table: list[Counterpart], weights: dict[str, Te
         # Half-used counterparts are split again for the next file; views cost nothing.
         tensors = {theirs: _tensor(entry, weights, theirs).contiguous() for theirs, entry in shard.items()}
         save_file(tensors, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod((folder / "config.json").stat().st_mode)  # the library leaves it to its owner alone
     if len(shards) > 1:
         total = sum(_bytes(entry, theirs) for shard in shards for theirs, entry in shard.items())
         weight_map = {theirs: file for file, shard in zip(names, shards, strict=True) for theirs in shard}

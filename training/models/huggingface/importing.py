@@ -32,7 +32,7 @@ def import_model(folder: str | Path, checkpoints_dir: str | Path) -> Path:
     """
     source, target = Path(folder), Path(checkpoints_dir)
     if existing := list_checkpoints(target):
-        raise ValueError(f"{target}: holds {existing[-1].name} already; name another folder")
+        raise ValueError(f"{target}: holds {existing[-1].name} already; import it under another name")
     document = read_json(source / "config.json")
     try:
         settings = Settings(document)

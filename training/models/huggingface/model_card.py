@@ -8,6 +8,7 @@ from typing import Any
 from training.models.transformer import Transformer
 
 _HIDDEN = ("format", "model", "vocabulary_size", "files")
+_METRICS = ("validation/loss", "validation/perplexity", "validation/bits_per_byte")
 
 
 def model_card(name: str, architecture: str, model: Transformer, facts: dict[str, Any]) -> str:
@@ -23,7 +24,10 @@ def model_card(name: str, architecture: str, model: Transformer, facts: dict[str
         "vocabulary": f"{model.vocabulary_size:,} tokens",
         "dropout in training": f"{config.dropout:g} (attention: {config.attention_dropout:g})",
     }
-    rows |= dict(_flattened({key: value for key, value in facts.items() if key not in _HIDDEN}))
+    shown = {key: value for key, value in facts.items() if key not in _HIDDEN}
+    if "metrics" in shown:
+        shown["metrics"] = {name: value for name, value in shown["metrics"].items() if name in _METRICS}
+    rows |= dict(_flattened(shown))
     table = "\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items())
     prompts = "" if "imported" in facts else _PROMPTS
     return _CARD.format(name=_cell(name), table=table, architecture=architecture, prompts=prompts)
