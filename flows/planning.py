@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from flows.recipe import Recipe, load_recipe
 from training.config import TrainingRun
+from training.events import duration
 from training.planning import DeviceSpec, Plan, find_device, plan
 from training.planning.devices import this_device
 
@@ -47,11 +49,23 @@ def plan_recipe(
     loaded = load_recipe(recipe, overrides)
     run = planned_run(loaded)
     spec = this_device(run.training.device) if device is None else find_device(device)
+    if measure and not _is_here(spec):
+        raise ValueError(f"--measure takes steps on this machine, which has no {spec.name}; leave it out, or say --mfu")
     count = devices or loaded.train.processes
-    planned = plan(run, spec, count, mfu=mfu, price=price)
+    with warnings.catch_warnings():
+        # torch says how a CPU would compute what is only played through here.
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
+        planned = plan(run, spec, count, mfu=mfu, price=price)
     if not measure or not planned.fits:
         return planned
     return plan(run, spec, count, price=price, seconds_per_step=_measured(run, spec, planned))
+
+
+def _is_here(spec: DeviceSpec) -> bool:
+    here = this_device(spec.kind)
+    if here.kind != spec.kind or here.kind == "cpu":
+        return here.kind == spec.kind
+    return spec.name in (here.name, find_device(here.name).name)
 
 
 def _measured(run: TrainingRun, spec: DeviceSpec, planned: Plan) -> float:
@@ -63,8 +77,6 @@ def _measured(run: TrainingRun, spec: DeviceSpec, planned: Plan) -> float:
     from training.planning.measurement import measure_seconds
     from training.planning.memory import step_settings
 
-    if spec.kind == "cuda" and spec.name != this_device("cuda").name:
-        raise ValueError(f"--measure takes steps on this machine, which has no {spec.name}; leave it out, or say --mfu")
     device = torch.device(spec.kind)
     resolve(run.training, World())
     return measure_seconds(step_settings(run, spec, planned.devices, planned.device_batch_size), device)
@@ -99,7 +111,8 @@ def _facts(planned: Plan) -> Table:
         "FLOPs a token": f"{_count(planned.flops_per_token)} (PaLM, appendix B; causal attention counted in full)",
         "tokens": f"{_count(planned.tokens)} in {planned.steps:,} steps of {planned.tokens_per_step:,}",
         "device": f"{count}{planned.device}, {planned.precision}{compiled}{parallel}",
-        "micro-batch": f"{planned.device_batch_size:,} sequences, {planned.micro_batches:,} a step; "
+        "micro-batch": f"{planned.device_batch_size:,} sequences at once, {planned.micro_batches:,} "
+        f"{'pass' if planned.micro_batches == 1 else 'passes'} a step; "
         f"recompute {planned.recompute}, logits {planned.logits}",
         "time": _time(planned),
     }
@@ -133,17 +146,22 @@ def _at_most(planned: Plan) -> str:
     return "at most " if planned.memory.upper_bound else ""
 
 
-_NAMES = {"optimizer": "optimiser state", "average": "average of the weights", "logits": "logits and head"}
+_NAMES = {
+    "optimizer": "optimiser state",
+    "average": "average of the weights",
+    "logits": "logits and head",
+    "workspace": "temporaries",
+}
 
 
 def _time(planned: Plan) -> str:
     if planned.hours is None or planned.seconds_per_step is None:
         return "unknown: nothing tells how fast this device is; --measure takes a few steps on this machine"
     rate = planned.tokens_per_step / planned.seconds_per_step
-    basis = {"given": "as given", "assumed": "assumed; --mfu says better"}.get(planned.mfu_source, "measured")
+    basis = {"given": "as given", "assumed": "assumed; set yours with --mfu"}.get(planned.mfu_source, "measured")
     mfu = f"MFU {planned.mfu:.2f}, {basis}" if planned.mfu is not None else basis
-    hours = f"{planned.hours:,.1f} h" if planned.hours >= 1 else f"{60 * planned.hours:,.1f} min"
-    return f"{hours} at {_count(int(rate))} tokens/s ({mfu}); evaluation and checkpoints come on top"
+    time = duration(3600 * planned.hours)
+    return f"{time} at {_count(int(rate))} tokens/s ({mfu}); evaluation and checkpoints come on top"
 
 
 def _option(key: str, value: Any) -> str:

@@ -127,7 +127,8 @@ def test_prefect_shows_one_artifact_that_follows_the_run(prefect_environment: di
     (run,) = api(prefect_environment, "flow_runs/filter", {"flow_runs": {"id": {"any_": [artifact["flow_run_id"]]}}})
     assert run["state_name"] == "Completed"
     # What the page of a key shows, with the versions of all runs behind it.
-    (latest,) = api(prefect_environment, "artifacts/latest/filter", {"artifacts": {"key": {"any_": ["paced-training"]}}})
+    of_key = {"artifacts": {"key": {"any_": ["paced-training"]}}}
+    (latest,) = api(prefect_environment, "artifacts/latest/filter", of_key)
     assert latest["data"] == artifact["data"]
     assert artifacts(prefect_environment, "idle-training") == []
 
