@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from training.events import duration
 UPDATE_SECONDS = 5.0
 _WARNINGS = 10
 _SAMPLE_CHARACTERS = 300
+_LINE_CHARACTERS = 90
 
 
 @contextlib.contextmanager
@@ -84,7 +86,8 @@ class Page:
         with self._lock:
             parts = [_table(_rows(self._facts, self._validation))]
             if self._samples:
-                texts = [_shorten(f"{text['prompt']}|{text['continuation']}") for text in self._samples["samples"]]
+                whole = (_shorten(f"{text['prompt']}|{text['continuation']}") for text in self._samples["samples"])
+                texts = [line for text in whole for line in textwrap.wrap(text, _LINE_CHARACTERS)]
                 parts += [f"Samples at step {self._samples.get('step')} (prompt|continuation)", _fenced(texts)]
             if self._warnings:
                 parts += ["Warnings, the newest last", _fenced(list(self._warnings))]
@@ -103,7 +106,8 @@ def _rows(facts: dict[str, Any], validation: dict[str, Any]) -> list[tuple[str, 
     metrics = {name: value for name, value in validation.get("metrics", {}).items() if isinstance(value, int | float)}
     for name, value in metrics.items():
         label = name.removeprefix("validation/").replace("_", " ")
-        rows.append((f"Validation {label}", f"{value:.4f} at step {validation.get('step')}"))
+        shown = f"{value:,.1f}" if label == "perplexity" else f"{value:.4f}"
+        rows.append((f"Validation {label}", f"{shown} at step {validation.get('step')}"))
     if facts.get("device"):
         rows.append(("Device", f"{facts.get('processes', 1)} × {facts['device']}, {facts.get('precision', '')}"))
     return rows
@@ -126,7 +130,8 @@ _SHOWN: list[tuple[str, str, Any]] = [
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {label} | {value.replace('|', '¦')} |" for label, value in rows)])
+    lines = (f"| {label} | {value.replace('|', '¦')} |" for label, value in rows)
+    return "\n".join(["| Figure | Value |", "|---|---|", *lines])
 
 
 def _fenced(lines: list[str]) -> str:

@@ -47,7 +47,7 @@ def test_the_page_holds_the_newest_of_each_kind() -> None:
         "| Time spent waiting for data | 3.4% |",
         "| Cost so far | 1.50 |",
         "| Time left | 62 min |",
-        "| Validation perplexity | 33.2500 at step 250 |",
+        "| Validation perplexity | 33.2 at step 250 |",
         "| Device | 2 × cuda:0, bf16 |",
         "warning: step 7 is no number",
         "rollback: back from step 90 to step 80: a spike",

@@ -3,12 +3,13 @@ import math
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.training.tiny_run import changed, final_weights, journal, losses, make_run, start, write_config
+from tests.training.tiny_run import ROOT, changed, final_weights, journal, losses, make_run, start, write_config
 from training import checkpoints
 from training.__main__ import main
 from training.callbacks.progress import Progress
@@ -236,3 +237,25 @@ def test_it_ends_when_told_to(tmp_path: Path, how: str) -> None:
     assert all(name.startswith((".writing-", ".removing-")) for name in hidden)
     for path in checkpoints.list_checkpoints(Path(run.output_dir) / "checkpoints"):
         assert checkpoints.load_state(path).step == checkpoints.step_of(path)
+
+
+def test_torch_numpy_and_safetensors_are_enough(tmp_path: Path) -> None:
+    """Of the project's other packages none can be imported; what torch itself needs may be."""
+    script = """
+import importlib.metadata, re, sys
+
+names = [re.match(r"[\\w-]+", entry)[0] for entry in importlib.metadata.requires("headrace")]
+refused = {name.lower().replace("-", "_") for name in names} - {"torch", "numpy", "safetensors", "fsspec"}
+refused |= {"yaml", "pandas", "flows", "pipeline"}
+assert {"prefect", "mlflow", "pyarrow", "tokenizers"} <= refused
+sys.modules.update(dict.fromkeys(refused))  # None: they cannot be imported
+from training.__main__ import main
+sys.exit(main(["train", sys.argv[1]]))
+"""
+    run = make_run(tmp_path, statistics_every=6, samples_every=6, ema_decay=0.9, device_batch_size="auto")
+    config = write_config(run, tmp_path / "run.json")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(config)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert events(done.stdout)[-1]["event"] == "finished"
