@@ -109,11 +109,16 @@ class Train(Stage[TrainConfig]):
         """Follow the training process to its end, and start it again where it stopped to go on later."""
         for attempt in itertools.count():
             try:
-                return run_process(command, lambda event: publish({**event, "stage": self.name}), _log_line(self.name))
+                return run_process(command, self._tell, _log_line(self.name))
             except ProcessStopped as stopped:
                 if attempt == self.config.restarts:
                     raise
                 publish({"stage": self.name, "line": f"{stopped}\nstarted again, from its newest checkpoint"})
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        publish({**event, "stage": self.name})
+        if "message" in event:  # a warning, an error, a rollback, a stall
+            publish({"stage": self.name, "line": f"{event['event']}: {event['message']}"})
 
     def run_config(self, tokens: Committed, output_dir: Path) -> TrainingRun:
         """Return the configuration of the training process over committed token shards."""

@@ -49,3 +49,11 @@ def test_a_failure_is_none_of_that(tmp_path: Path) -> None:
     with pytest.raises(ProcessFailed, match="exit code 2"):
         starts(tmp_path, restarts=3, code=2, failures=1)
     assert (tmp_path / "starts").read_text() == "x"
+
+
+def test_what_the_training_warns_of_reaches_the_terminal(tmp_path: Path) -> None:
+    told: list[str] = []
+    script = 'print(\'{"event": "warning", "message": "step 7 is no number"}\')'
+    with listening(lambda event: told.append(event.get("line", ""))):
+        Train(TrainConfig(), {})._run([sys.executable, "-c", script])
+    assert "warning: step 7 is no number" in told
