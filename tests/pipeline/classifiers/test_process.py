@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -41,7 +42,8 @@ def lines(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_it_does_not_outlive_its_parent(lines: Path, tmp_path: Path, number: signal.Signals):
     code = (
-        "import sys; from pathlib import Path; from pipeline.classifiers.process import train_fasttext\n"
+        "import signal, sys; from pathlib import Path; from pipeline.classifiers.process import train_fasttext\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         f"train_fasttext(Path(sys.argv[1]), Path(sys.argv[2]), {{**{SMALL!r}, 'epoch': 10_000_000}})"
     )
     command = [sys.executable, "-c", code, str(lines), str(tmp_path / "model.bin")]
@@ -58,12 +60,21 @@ def test_it_does_not_outlive_its_parent(lines: Path, tmp_path: Path, number: sig
     assert not (tmp_path / "model.bin").exists()
 
 
+def trainers() -> list[int]:
+    """The training processes that this process started; it may have other children."""
+    pids = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            if "trainer.py" in " ".join(child.cmdline()):
+                pids.append(child.pid)
+    return pids
+
+
 def test_a_process_that_is_killed_is_told(lines: Path, tmp_path: Path):
     def kill() -> None:
-        wait_until(lambda: bool(psutil.Process().children()), "the training process")
-        for child in psutil.Process().children():
-            if "trainer.py" in " ".join(child.cmdline()):
-                os.kill(child.pid, signal.SIGKILL)
+        wait_until(lambda: bool(trainers()), "the training process")
+        for pid in trainers():
+            os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
