@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from training.optimizers.shards import like, local
+from training.optimizers.shards import check_alike, like, local
 
 _UPDATES = "updates"
 
@@ -57,14 +57,7 @@ class WeightAverage:
 
         Raises ValueError naming a tensor that is missing, left over, or of another shape.
         """
-        ours = self.state_tensors()
-        for name in sorted(ours.keys() ^ tensors.keys()):
-            raise ValueError(f"weight average {name!r} is {'missing' if name in ours else 'of no parameter here'}")
-        for name, tensor in tensors.items():
-            if tensor.shape != ours[name].shape:
-                raise ValueError(
-                    f"weight average {name!r} has shape {tuple(tensor.shape)}, not {tuple(ours[name].shape)}"
-                )
+        check_alike(self.state_tensors(), tensors, "weight average")
         self._averages = {name: like(tensors[name], parameter) for name, parameter in self._parameters.items()}
         self._updates = like(tensors[_UPDATES], self._updates)
 

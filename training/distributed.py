@@ -63,12 +63,6 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def max(self, tensor: Tensor) -> Tensor:
-        """The largest value of each element over all processes, in place."""
-        if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return tensor
-
     def agree(self, flag: bool) -> bool:
         """Whether any process says yes; the same answer in all. Takes about 0.1 ms and leaves the GPU alone."""
         if self.size == 1:

@@ -162,13 +162,18 @@ def choose(logits_V: Tensor, settings: SamplingConfig, random: torch.Generator) 
 
 def load_tokenizer(checkpoint_dir: str | Path) -> Tokenizer:
     """Read the tokenizer of a checkpoint; raises ValueError where it has none or a damaged one."""
+    path = Path(checkpoint_dir) / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; this checkpoint was trained without a tokenizer and cannot read text")
+    return read_tokenizer(path)
+
+
+def read_tokenizer(path: str | Path) -> Tokenizer:
+    """Read a tokenizer.json; raises ValueError where it is damaged, or the package tokenizers is not installed."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise ValueError("text needs the package tokenizers: pip install tokenizers") from None
-    path = Path(checkpoint_dir) / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"{path}: missing; this checkpoint was trained without a tokenizer and cannot read text")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception

@@ -159,7 +159,6 @@ def main(folder: Path) -> None:
 
 def _questions(world: World) -> dict[str, Any]:
     return {
-        "largest": world.max(torch.tensor([float(world.rank), -float(world.rank)])).tolist(),
         "agree": [world.agree(world.rank == 1), world.agree(False)],
         "broadcast": world.gather(world.broadcast({"from": world.rank, "text": "é" * (1 + world.rank)})),
         "gather": world.gather([world.rank] * world.rank),

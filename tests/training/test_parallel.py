@@ -103,7 +103,6 @@ def test_a_sharded_checkpoint_is_like_any_other(folder: Path, facts: Any, name: 
 
 def test_processes_agree(facts: dict[str, Any]) -> None:
     assert facts["world"] == {
-        "largest": [1.0, 0.0],
         "agree": [True, False],
         "broadcast": [{"from": 0, "text": "é"}] * 2,
         "gather": [[], [1]],

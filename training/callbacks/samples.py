@@ -40,8 +40,12 @@ class Samples(Callback):
         if not trainer.run.training.samples_every:
             return
         if self._tokenizer is None:
+            from training.generation import read_tokenizer
+
             try:
-                self._tokenizer = load_tokenizer(trainer.run.tokenizer_path)
+                if trainer.run.tokenizer_path is None:
+                    raise ValueError("the run names no tokenizer_path")
+                self._tokenizer = read_tokenizer(trainer.run.tokenizer_path)
             except ValueError as error:
                 trainer.report("warning", message=f"no sample texts: {error}")
                 return
@@ -79,20 +83,6 @@ def write_samples(trainer: Trainer, tokenizer: Tokenizer) -> list[dict[str, Any]
     with trainer.inference(), trainer.compute.autocast():
         samples = generator.sample(trainer.run.training.sample_prompts, SAMPLING)
     return [{"step": trainer.step, "prompt": sample.prompt, "continuation": sample.continuation} for sample in samples]
-
-
-def load_tokenizer(path: str | None) -> Tokenizer:
-    """Read a tokenizer.json; raises ValueError saying what is missing."""
-    if path is None:
-        raise ValueError("the run names no tokenizer_path")
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ValueError("the package tokenizers is not installed") from None
-    try:
-        return Tokenizer.from_file(path)
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path}: {error}") from None
 
 
 class _Agreed:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.optimizers.part import Part
 from training.optimizers.row_adagrad import RowAdagrad
-from training.optimizers.shards import groups, like, local
+from training.optimizers.shards import check_alike, groups, like, local
 
 
 class OptimizerSet:
@@ -69,14 +69,7 @@ class OptimizerSet:
 
         Raises ValueError naming a tensor that is missing, left over, or of another shape.
         """
-        ours = self.state_tensors()
-        for path in sorted(ours.keys() ^ tensors.keys()):
-            raise ValueError(f"optimiser state {path!r} is {'missing' if path in ours else 'of no parameter here'}")
-        for path, tensor in tensors.items():
-            if tensor.shape != ours[path].shape:
-                raise ValueError(
-                    f"optimiser state {path!r} has shape {tuple(tensor.shape)}, not {tuple(ours[path].shape)}"
-                )
+        check_alike(self.state_tensors(), tensors, "optimiser state")
         for part in self._parts:
             for parameter, state in part.state.items():
                 for key in state:

@@ -82,3 +82,12 @@ def _check_rows(placed: Any) -> None:
     shards = [placement for placement in placed.placements if placement.is_shard()]
     if len(shards) != 1 or shards[0].dim != 0:
         raise ValueError(f"this optimiser needs parameters that are sharded by rows, got {placed.placements}")
+
+
+def check_alike(ours: dict[str, Tensor], theirs: dict[str, Tensor], what: str) -> None:
+    """Raise ValueError naming a state tensor that is missing, left over, or of another shape than ours."""
+    for name in sorted(ours.keys() ^ theirs.keys()):
+        raise ValueError(f"{what} {name!r} is {'missing' if name in ours else 'of no parameter here'}")
+    for name, tensor in theirs.items():
+        if tensor.shape != ours[name].shape:
+            raise ValueError(f"{what} {name!r} has shape {tuple(tensor.shape)}, not {tuple(ours[name].shape)}")
