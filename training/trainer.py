@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training import checkpoints, objectives, optimizers, schedules
 from training.averaging import WeightAverage
@@ -83,7 +83,7 @@ class Trainer:
         if self.model.bigrams is not None:
             # A step touches few rows; on one CPU process only these are computed, elsewhere dense gradients are faster.
             self.model.bigrams.sparse = compute.device.type == "cpu" and world.size == 1
-        self._loss = parallelise(_Loss(self.model, self.objective), self.model, config, world, compute)
+        self._loss = parallelise(objectives.LossModule(self.model, self.objective), self.model, config, world, compute)
         self.optimizer = optimizers.build(run.optimizer, self.model, compute.dtype, compute.compiled)
         self.ema = None if config.ema_decay is None else WeightAverage(self.model, config.ema_decay)
         self._compiled = compute.compile(self._loss, config.compile_mode)
@@ -386,18 +386,6 @@ class Trainer:
                     message=f"{path} was trained with {name} {state.extra[name]}, this process has {ours}: "
                     "the result will differ from that of an undisturbed run",
                 )
-
-
-class _Loss(nn.Module):
-    """Model and objective as one module, so that DDP, FSDP and torch.compile see the whole step."""
-
-    def __init__(self, model: Transformer, objective: objectives.Objective) -> None:
-        super().__init__()
-        self.model = model
-        self._objective = objective
-
-    def forward(self, batch: objectives.Batch) -> Tensor:
-        return self._objective.loss(self.model, batch)
 
 
 def _device_batch_size(run: TrainingRun, world: World, compute: Compute) -> int:

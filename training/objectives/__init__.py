@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.config import ObjectiveConfig
 from training.models.transformer import Transformer
@@ -27,6 +27,19 @@ class Objective(Protocol):
     def evaluate(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed loss and number of predictions of each sequence: two tensors (B,), float64 and int64."""
         ...
+
+
+class LossModule(nn.Module):
+    """Model and objective as one module, so that DDP, FSDP and torch.compile see the whole step."""
+
+    def __init__(self, model: Transformer, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        return self._objective.loss(self.model, batch)
 
 
 def build(config: ObjectiveConfig, end_of_text: int, in_chunks: bool = True) -> Objective:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training import objectives, optimizers
 from training.averaging import WeightAverage
@@ -62,18 +62,6 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-class _Loss(nn.Module):
-    """Model and objective as one module, so that torch.compile sees the whole step."""
-
-    def __init__(self, model: Transformer, objective: objectives.Objective) -> None:
-        super().__init__()
-        self.model = model
-        self._objective = objective
-
-    def forward(self, batch: objectives.Batch) -> Tensor:
-        return self._objective.loss(self.model, batch)
-
-
 class Step:
     """A model with its optimiser on a device, and `take`, which updates it once."""
 
@@ -89,7 +77,7 @@ class Step:
         self.objective = objectives.build(settings.objective, 0, settings.chunks)
         self.optimizer = optimizers.build(settings.optimizer, self.model, settings.dtype)
         self.average = WeightAverage(self.model, 0.999) if settings.ema else None
-        self.loss: Callable[[objectives.Batch], Tensor] = _Loss(self.model, self.objective)
+        self.loss: Callable[[objectives.Batch], Tensor] = objectives.LossModule(self.model, self.objective)
 
     def windows(self) -> Tensor:
         """Token windows (sequences of one step, T + 1) int64, all zero."""
