@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.rows import Row, table, write
 from benchmarks.training_data import by_character, read_text
 from benchmarks.training_ours import (
     NANOGPT_OPTIMIZER,
@@ -50,7 +51,6 @@ from benchmarks.training_peers import (
     package_version,
     transformers_step,
 )
-from benchmarks.training_rows import Row, table, write
 from training.config import Shard, TrainingConfig
 
 SHAPE = Shape(layers=4, heads=4, width=128, context_length=64, batch_size=12)

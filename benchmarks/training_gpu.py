@@ -47,6 +47,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.rows import Row, read, table, write
 from benchmarks.training_data import by_character, drawn, read_text
 from benchmarks.training_measures import Work, shard_tokens
 from benchmarks.training_ours import (
@@ -67,7 +68,6 @@ from benchmarks.training_peers import (
     reason,
     stopped_after,
 )
-from benchmarks.training_rows import Row, read, table, write
 from training.config import TrainingConfig
 
 GIB = 1 << 30

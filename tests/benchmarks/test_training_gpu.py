@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from benchmarks import training_gpu
+from benchmarks.rows import Row, read, table, write
 from benchmarks.training_gpu import EXPECTED, PARTS
 from benchmarks.training_measures import Work, run_of, windows_of
 from benchmarks.training_peers import package_version
-from benchmarks.training_rows import Row, read, table, write
 
 ROOT = Path(__file__).parents[2]
 
