@@ -14,6 +14,10 @@ It needs torch, NumPy and safetensors. Parts, in their order (`--only` takes som
     gpt2-xl       1.5B at T=1024, four micro-batches a step; the first of some batches and recomputations that fits
     gpt2-xl-fp8   the same in float8
     mask          GPT-2 124M with attention kept within documents, against without
+    bert-base     BERT-base at T=512, ragged documents, beside transformers' Trainer with BertForPreTraining
+    bert-base-filled      the same with documents that fill the sequences
+    electra-small         ELECTRA-small at T=512, ragged documents, beside the Trainer with transformers' two models
+    electra-small-filled  the same with documents that fill the sequences
     shakespeare   tiny-shakespeare by character, nanoGPT's 10.7M setting, 5,000 iterations; published loss 1.4697
     shakespeare-nanogpt   the same by nanoGPT's train.py
 
@@ -22,8 +26,13 @@ and the tanh GELU, nanoGPT by default neither; all have a vocabulary of 50,304, 
 wall time between synchronisations, the median of three windows after a warm-up; making batches, clipping and the
 optimiser are in it. Each measurement is a process of its own.
 
+The parts of BERT and ELECTRA take their corpus, and the Trainer its batches, as `objectives_cpu` says; their tokens/s
+leave out padding. The Trainer (bf16, scaled dot-product attention) is measured compiled on sequences padded to T, and
+not compiled on batches padded to their longest sequence; the faster one counts.
+
 MFU counts FLOPs as PaLM's appendix B does, causal attention in full, against the GPU's data sheet (989 TFLOP/s dense
-bf16 for H100 SXM and H200); "of the GEMM peak" is the same FLOPs against `gemm`. In float8 both stay those of bf16.
+bf16 for H100 SXM and H200); "of the GEMM peak" is the same FLOPs against `gemm`. In float8 both stay those of bf16. For
+BERT and ELECTRA both sides are credited with the FLOPs of ours a token, whose vocabulary head reads chosen positions.
 
 A part that fails is a row that says why, and the rest goes on. With --minutes, parts for which too little time is left
 are not begun: call again with --only, and --json with the same file, whose rows are then kept.
@@ -47,6 +56,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.objectives_cpu import DOCUMENTS
+from benchmarks.objectives_measures import Case
+from benchmarks.objectives_peers import absent
 from benchmarks.rows import Row, read, table, write
 from benchmarks.training_data import by_character, drawn, read_text
 from benchmarks.training_measures import Work, shard_tokens
@@ -110,9 +122,22 @@ class Session:
         common = {"device": self.options.device, "training": dict(self.options.set)}
         return Work(model, vocabulary, device_batch, **common, **settings)
 
-    def ask(self, what: str, request: Any, seconds: float = 240) -> dict[str, Any]:
+    def case(self, preset: str, objective: str, documents: str, batch: int) -> Case:
+        """A measurement of an objective at T=512 or, with --tiny, of a model of two layers and few steps."""
+        length = 64 if self.options.tiny else 512
+        model: dict[str, Any] = {"preset": preset, "context_length": length}
+        settings: dict[str, Any] = {"precision": "bf16", "compiled": True, "corpus_tokens": 4_000_000}
+        if self.options.tiny:
+            model |= {"layers": 2, "heads": 2, "width": 32}
+            small = {"compiled": False, "precision": "fp32", "warmup": 1, "steps": 2}
+            settings, batch = {**small, "corpus_tokens": 4000, "vocabulary": 64, "threads": 1}, min(batch, 4)
+        median = DOCUMENTS[documents] * length
+        common = {"device": self.options.device, "training": dict(self.options.set)}
+        return Case(model, objective, batch, median, **common, **settings)
+
+    def ask(self, what: str, request: Any, seconds: float = 240, module: str = "training_measures") -> dict[str, Any]:
         """Let a process of its own measure; raises Failure with its reason."""
-        command = [sys.executable, "-m", "benchmarks.training_measures", what, json.dumps(request)]
+        command = [sys.executable, "-m", f"benchmarks.{module}", what, json.dumps(request)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         limit = max(1.0, min(seconds, self.left))
         log = (self.scratch / "errors.log").open("w+")
@@ -294,6 +319,38 @@ def mask(session: Session) -> list[Row]:
     ]
 
 
+def objective(session: Session, preset: str, name: str, documents: str, batch: int) -> list[Row]:
+    """Ours on a preset, and beside it the faster of the Trainer's ways."""
+    case = session.case(preset, name, documents, batch)
+    ours = session.ask("ours", asdict(case), module="objectives_measures")
+    label = f"{preset}, T={case.length}, {documents}, batch {case.batch_size}"
+    rows = speed_rows(session, label, ours, f"{ours['padding']:.1%} padding")
+    label += ", beside the Trainer"
+    if missing := absent():
+        return [*rows, Row(label, "tokens/s", ours["tokens_per_second"], note=missing)]
+    found, notes = [], []
+    ways = {"padded to the longest": False} | ({"compiled, padded to T": True} if case.compiled else {})
+    for way, compiled in ways.items():
+        request = {**asdict(case), "compiled": compiled, "tokens_per_step": ours["tokens_per_step"]}
+        try:
+            found.append(session.ask("trainer", request, module="objectives_measures"))
+        except Failure as failure:
+            notes.append(f"{way}: {failure}")
+            continue
+        rate, padding = found[-1]["tokens_per_second"], found[-1]["padding"]
+        notes.append(f"{way}: {rate:,.0f} tokens/s, {padding:.0%} padding, batch {found[-1]['sequences']}")
+    if not found:
+        return [*rows, Row(label, "tokens/s", ours["tokens_per_second"], note="; ".join(notes))]
+    best = max(found, key=lambda answer: answer["tokens_per_second"])
+    peer = "transformers Trainer", package_version("transformers") or ""
+    speed, other = ours["tokens_per_second"], best["tokens_per_second"]
+    rows.append(Row(label, "tokens/s", speed, other, *peer, "; ".join(notes)))
+    if ours["peak_flops"]:
+        per_rate = 100 * ours["flops_per_token"] / ours["peak_flops"]
+        rows.append(Row(f"{label}, MFU", "%", per_rate * speed, per_rate * other, *peer))
+    return rows + memory_row(f"{label}, peak memory", ours, best["memory"], *peer)
+
+
 def shakespeare(session: Session) -> list[Row]:
     """nanoGPT's 10.7M setting by our trainer, as a user starts it."""
     shape, iterations = (TINY_SHAKESPEARE, 8) if session.options.tiny else (SHAKESPEARE, 5000)
@@ -369,6 +426,10 @@ PARTS: dict[str, Callable[[Session], list[Row]]] = {
     "gpt2-xl": gpt2_xl,
     "gpt2-xl-fp8": lambda session: gpt2_xl(session, "fp8"),
     "mask": mask,
+    "bert-base": lambda session: objective(session, "bert-base", "bert", "ragged", 64),
+    "bert-base-filled": lambda session: objective(session, "bert-base", "bert", "filled", 64),
+    "electra-small": lambda session: objective(session, "electra-small", "electra", "ragged", 128),
+    "electra-small-filled": lambda session: objective(session, "electra-small", "electra", "filled", 128),
     "shakespeare": shakespeare,
     "shakespeare-nanogpt": shakespeare_nanogpt,
 }
@@ -381,6 +442,10 @@ EXPECTED = {
     "gpt2-xl": 120,
     "gpt2-xl-fp8": 120,
     "mask": 60,
+    "bert-base": 200,
+    "bert-base-filled": 200,
+    "electra-small": 200,
+    "electra-small-filled": 200,
     "shakespeare": 100,
     "shakespeare-nanogpt": 120,
 }

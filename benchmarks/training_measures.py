@@ -254,18 +254,19 @@ MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    what, request = sys.argv[1:]
+def answer(measures: dict[str, Callable[[dict[str, Any]], dict[str, Any]]], arguments: list[str]) -> None:
+    """Print what one of the measures, named with its request, answers; a lack of memory is an answer, too."""
+    what, request = arguments
     try:
-        answer = MEASURES[what](json.loads(request))
+        found = measures[what](json.loads(request))
     except torch.OutOfMemoryError as error:
-        answer = {"failed": f"out of memory: {str(error).splitlines()[0][:200]}"}
+        found = {"failed": f"out of memory: {str(error).splitlines()[0][:200]}"}
     except Exception as error:
         if "out of memory" not in str(error).lower():
             raise
-        answer = {"failed": f"out of memory: {str(error).splitlines()[0][:200]}"}
-    print(json.dumps(answer), flush=True)
+        found = {"failed": f"out of memory: {str(error).splitlines()[0][:200]}"}
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    answer(MEASURES, sys.argv[1:])

@@ -31,7 +31,8 @@ def marks(plan: Plan) -> dict[str, Mark]:
     """
     summary = plan.refs["decontaminate"].committed().manifest["summary"] if "decontaminate" in plan.refs else {}
     found = {}
-    for name in plan.recipe.evaluate.minimal_pairs:
+    evaluate = plan.recipe.evaluate
+    for name in (*evaluate.minimal_pairs, *evaluate.similarity, *evaluate.probes, *evaluate.choices):
         if name.startswith(_TEMPLATES):
             found["templates"] = Mark(False, "the corpus was not cleaned of these sentences, which Headrace generates")
         else:

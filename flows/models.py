@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ def export_command(
     stands in the way, and for a folder that is not empty.
     """
     from flows.tracking import find_checkpoint
-    from training.models.huggingface import export
+    from training.models.huggingface import auto_class, export
 
     checkpoint = find_checkpoint(model, str(workspace))
     written = export(checkpoint, folder, family, int(shard_gigabytes * 1e9))
     files = sorted(path for path in written.iterdir())
+    settings = json.loads((written / "config.json").read_text(encoding="utf-8"))
     return {
         "checkpoint": str(checkpoint),
         "folder": str(written),
         "files": {path.name: path.stat().st_size for path in files},
+        "architecture": settings["architectures"][0],
+        "auto_class": auto_class(settings["architectures"][0]),
     }
 
 
@@ -48,6 +52,8 @@ def import_command(folder: Path, name: str | None, workspace: Path) -> dict[str,
         "folder": str(folder),
         "checkpoint": str(checkpoint),
         "architecture": facts["imported"]["architecture"],
+        "writes_text": _writes_text(facts["model"]),
+        "untrained": facts["imported"].get("untrained", []),
         "vocabulary_size": facts["vocabulary_size"],
         "tokenizer": (checkpoint / "tokenizer.json").is_file(),
         "end_of_text": facts.get("end_of_text"),
@@ -60,12 +66,22 @@ def export_lines(facts: dict[str, Any]) -> list[str]:
     lines = [f"{facts['checkpoint']} -> {facts['folder']} ({total / 1e6:,.1f} MB)"]
     if "tokenizer.json" not in facts["files"]:
         lines.append("  without a tokenizer: the checkpoint has none")
-    return [*lines, f"  load it with transformers: AutoModelForCausalLM.from_pretrained({facts['folder']!r})"]
+    return [*lines, f"  load it with transformers: {facts['auto_class']}.from_pretrained({facts['folder']!r})"]
 
 
 def import_lines(facts: dict[str, Any]) -> list[str]:
     """What a person wants to read after an import."""
     lines = [f"{facts['folder']} ({facts['architecture']}) -> {facts['checkpoint']}"]
+    if facts["untrained"]:
+        lines.append(f"  the files have no head: newly drawn are {', '.join(facts['untrained'])}")
     if not facts["tokenizer"]:
         return [*lines, "  without a tokenizer: the folder has no tokenizer.json, so the model cannot read text"]
+    if not facts["writes_text"]:
+        return [*lines, "  it does not go on with a text, so it is nothing for `headrace generate`"]
     return [*lines, f"  headrace generate 'The river' --model {facts['checkpoint']}"]
+
+
+def _writes_text(model: dict[str, Any]) -> bool:
+    """Whether a model, by its config, can go on with a text."""
+    causal = model.get("attention", "causal") == "causal"
+    return causal and model.get("architecture", "transformer") == "transformer"

@@ -29,6 +29,7 @@ from pipeline.privacy.stage import Privacy
 from pipeline.repeats.stages import Lines, Substrings
 from pipeline.stage import CORPUS_STAGES, Stage, document_input
 from pipeline.store import StageRef, Store, is_local, read_json, unwritable, write_json
+from pipeline.tokens.marks import Marks, MarksConfig
 from pipeline.tokens.stages import Tokenize, TrainTokenizer
 
 STAGES = (*CORPUS_STAGES, "train", "evaluate")
@@ -145,8 +146,11 @@ def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequen
     documents = document_input(refs)
     add(TrainTokenizer, loaded.tokenizer, documents)
     add(Tokenize, loaded.tokenize, documents, "tokenizer")
-    add(Train, loaded.train, "tokenizer", "tokenize")
-    add(Evaluate, loaded.evaluate, "tokenize", "train")
+    marked = ("marks",) if loaded.marks is not None or loaded.train.objective.marks else ()
+    if marked:
+        add(Marks, loaded.marks or MarksConfig(), documents, "tokenizer", "tokenize")
+    add(Train, loaded.train, "tokenizer", "tokenize", *marked)
+    add(Evaluate, loaded.evaluate, "tokenize", "train", *marked)
     assert [*stages] == [name for name in STAGES if name in stages]
     return Plan(loaded, root, store, stages, refs)
 

@@ -53,14 +53,14 @@ def filter_documents(recipe: RecipeLike, workspace: str = "workspace", overrides
 
 @flow(name="tokenizer", flow_run_name="tokenizer")
 def train_tokenizer(recipe: RecipeLike, workspace: str = "workspace", overrides: list[str] | None = None) -> None:
-    """Train the byte-level BPE tokenizer."""
+    """Train the tokenizer."""
     _run(recipe, workspace, overrides, ("tokenizer",))
 
 
 @flow(name="tokenize", flow_run_name="tokenize")
 def tokenize(recipe: RecipeLike, workspace: str = "workspace", overrides: list[str] | None = None) -> None:
-    """Encode the documents into token shards, train and held-out."""
-    _run(recipe, workspace, overrides, ("tokenize",))
+    """Encode the documents into token shards, train and held-out, and mark words and sentences where that is asked."""
+    _run(recipe, workspace, overrides, ("tokenize", "marks"))
 
 
 @flow(name="train", flow_run_name="train")

@@ -23,6 +23,7 @@ from pipeline.ingest import IngestConfig
 from pipeline.perplexity.stages import PerplexityConfig, PerplexityModelConfig
 from pipeline.privacy.config import PrivacyConfig
 from pipeline.stage import StageConfig
+from pipeline.tokens.marks import MarksConfig
 from pipeline.tokens.stages import TokenizeConfig, TokenizerConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -68,6 +69,9 @@ class Recipe(StageConfig):
     )
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig)
+    marks: MarksConfig | None = Field(
+        None, description="Where words and sentences begin; null: marked only if the training objective needs it."
+    )
     train: TrainConfig = Field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     register_: RegisterConfig = Field(default_factory=RegisterConfig, alias="register")
@@ -90,6 +94,8 @@ class Recipe(StageConfig):
 def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by its name (`quickstart`), its YAML file, or its plain values, and apply `key=value` overrides.
 
+    A YAML file may name another recipe that it `extends`: it then says only what differs.
+
     A key is a path through the tree (`train.training.steps`), a value is YAML. Raises RecipeError naming the field.
     """
     return load_as(Recipe, RECIPES, recipe, overrides)
@@ -104,7 +110,7 @@ def load_as(model: type[M], folder: Path, recipe: str | Path | Mapping[str, Any]
         where, values = "recipe", dict(recipe)
     else:
         path = find_recipe(str(recipe), folder)
-        where, values = str(path), _read_yaml(path)
+        where, values = str(path), _with_base(path, folder)
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -123,6 +129,31 @@ def find_recipe(recipe: str, folder: Path = RECIPES) -> Path:
         return path
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     raise RecipeError(f"there is no recipe {recipe!r}: neither a file nor one of {', '.join(known)}")
+
+
+def _with_base(path: Path, folder: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe over those of the recipe that it `extends`, and so on.
+
+    Mappings are merged key by key; a list or a plain value takes the place of what was there. A mapping with a `preset`
+    names all that it is made of, so it takes the place of the other, too.
+    """
+    values = _read_yaml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if path in extended:
+        raise RecipeError(f"{path}: extends {base!r}, which comes round to itself")
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: extends must be the name or the file of a recipe, not {base!r}")
+    beside = path.parent / base
+    found = beside if beside.is_file() else find_recipe(base, folder)
+    return _merged(_with_base(found, folder, (*extended, path)), values)
+
+
+def _merged(base: Any, values: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(values, dict) or "preset" in values:
+        return values
+    return base | {key: _merged(base.get(key), value) for key, value in values.items()}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

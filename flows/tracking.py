@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from flows import contamination
 from flows.plan import STAGES, Plan, read_records
 from flows.progress import publish
 from flows.training_stages import checkpoint_folder
+from pipeline.report.scores import Score, main_scores
 from pipeline.stage import document_input
 from pipeline.store import Committed, StageRef, read_json, write_bytes_atomically
+from training.continuing import continues_text
 from training.tracking import Location, Sender, find_location, resolve_model
 
 SEND_SECONDS = 120.0
@@ -94,7 +96,6 @@ def summary(plan: Plan) -> dict[str, Any]:
     train = plan.refs["train"].committed()
     results = _results(plan.refs["evaluate"].committed())
     tokens = plan.refs["tokenize"].committed().counts
-    losses = {name: scores["overall"]["loss"] for name, scores in results["perplexity"].items()}
     sender = Sender(_folder(plan), _location(plan))
     return {
         "recipe": plan.recipe.name,
@@ -103,8 +104,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         "documents_kept": plan.refs[document_input(plan.refs)].committed().counts["kept"],
         "tokens": tokens.get("tokens", 0),
         "steps": train.manifest["summary"]["steps"],
-        "validation_loss": losses,
-        "bits_per_byte": results["perplexity"]["model"]["overall"]["bits_per_byte"],
+        **_measured(results),
         "minimal_pairs": {name: item["overall"] for name, item in results["minimal_pairs"].items()},
         "contamination": {name: mark.note for name, mark in contamination.marks(plan).items()},
         "model": f"models:/{plan.recipe.model_name}@{plan.recipe.register_.alias}",
@@ -115,22 +115,54 @@ def summary(plan: Plan) -> dict[str, Any]:
     }
 
 
-def closing_lines(plan: Plan) -> list[str]:
-    """Return what a person wants to read at the end of a run: the result, and where to look."""
-    facts = summary(plan)
+def _measured(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The validation loss of the model and its baselines, bits per byte (None where there are none), the objective.
+
+    For models that are trained on more than prediction from left to right also `scores`: the main metrics, each of the
+    model and its baselines.
+    """
+    likelihoods = results.get("perplexity") or {}
+    facts: dict[str, Any] = {
+        "objective": results["evaluation"].get("objective", "causal"),
+        "validation_loss": {name: scores["overall"]["loss"] for name, scores in likelihoods.items()},
+        "bits_per_byte": likelihoods["model"]["overall"]["bits_per_byte"] if likelihoods else None,
+    }
+    if "objective" in results:
+        scores = main_scores(results)
+        facts["scores"] = {score.name: {"model": score.value, **score.baselines} for score in scores}
+        facts["validation_loss"] = facts["scores"].get("loss", {})
+    return facts
+
+
+def result_line(facts: Mapping[str, Any]) -> str:
+    """Return what was measured against what, in a line, from the facts of `summary`."""
+    if "scores" in facts:
+        scores = [
+            Score(name, found["model"], {model: value for model, value in found.items() if model != "model"})
+            for name, found in facts["scores"].items()
+        ]
+        return "; ".join(score.told() for score in scores)
     losses = ", ".join(
         f"{'' if name == 'model' else name + ' '}{loss:.3f}" for name, loss in facts["validation_loss"].items()
     )
+    bits = "" if facts["bits_per_byte"] is None else f", {facts['bits_per_byte']:.3f} bits per byte"
+    return f"validation loss [bold]{losses}[/] nats per token{bits}"
+
+
+def closing_lines(plan: Plan) -> list[str]:
+    """Return what a person wants to read at the end of a run: the result, and where to look."""
+    facts = summary(plan)
     workspace = Path(facts["workspace"])
     shown = workspace.relative_to(Path.cwd()) if workspace.is_relative_to(Path.cwd()) else workspace
     option = "" if str(shown) == "workspace" else f" --workspace {shown}"
     return [
         f"[bold]{facts['documents_kept']:,}[/] of {facts['documents_read']:,} documents kept, "
-        f"[bold]{facts['tokens']:,}[/] tokens, validation loss [bold]{losses}[/] nats per token, "
-        f"{facts['bits_per_byte']:.3f} bits per byte",
+        f"[bold]{facts['tokens']:,}[/] tokens, {result_line(facts)}",
         f"  report     {facts['report']}",
         f"  corpus     headrace funnel{option}",
-        f"  model      headrace generate 'The river'{option}    ({facts['model']})",
+        f"  model      headrace generate 'The river'{option}    ({facts['model']})"
+        if continues_text(plan.recipe.train.objective)
+        else f"  model      {facts['model']}",
         *(
             [f"  MLflow     mlflow ui --backend-store-uri {facts['mlflow']}"]
             if facts["mlflow"].startswith("sqlite")
@@ -145,14 +177,24 @@ def summary_markdown(plan: Plan, facts: dict[str, Any]) -> str:
     rows = [
         ("documents kept", f"{facts['documents_kept']:,} of {facts['documents_read']:,}"),
         ("tokens", f"{facts['tokens']:,}"),
-        *((f"validation loss, {name}", f"{loss:.4f}") for name, loss in facts["validation_loss"].items()),
-        ("bits per byte", f"{facts['bits_per_byte']:.4f}"),
+        *_score_rows(facts),
         ("model", f"`{facts['model']}` (version {facts['model_version']})"),
         ("report", f"`{facts['report']}`"),
         ("MLflow run", f"`{facts['mlflow_run']}` at `{facts['mlflow']}`"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"# {plan.recipe.name}\n\n| | |\n|---|---|\n{table}\n"
+
+
+def _score_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "scores" in facts:
+        return [
+            (f"{name.replace('_', ' ')}, {model.replace('_', ' ')}", f"{value:.4f}")
+            for name, found in facts["scores"].items()
+            for model, value in found.items()
+        ]
+    rows = [(f"validation loss, {name}", f"{loss:.4f}") for name, loss in facts["validation_loss"].items()]
+    return rows + ([] if facts["bits_per_byte"] is None else [("bits per byte", f"{facts['bits_per_byte']:.4f}")])
 
 
 def find_checkpoint(model: str | None, workspace: str) -> Path:

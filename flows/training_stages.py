@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,15 +16,19 @@ from flows.process import ProcessStopped, run_process, training_command
 from flows.progress import publish
 from pipeline.execution import available_cores
 from pipeline.stage import Stage, StageConfig, StageError, Unit, UnitOutput, UnitRecord
-from pipeline.store import Committed, File, is_local
+from pipeline.store import Committed, File, StageRef, is_local
+from pipeline.tokens.marks import marks_of
 from training.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
     ScheduleConfig,
     Shard,
+    SpecialTokens,
     TrainingConfig,
     TrainingRun,
+    check_fit,
+    expand_objective,
     expand_preset,
 )
 
@@ -34,10 +39,17 @@ class TrainConfig(StageConfig):
     model: Annotated[ModelConfig, BeforeValidator(expand_preset)] = Field(
         default_factory=ModelConfig, description="A preset's name, or the shape of the Transformer trunk."
     )
-    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    objective: Annotated[ObjectiveConfig, BeforeValidator(expand_objective)] = Field(
+        default_factory=ObjectiveConfig, description="A preset's name, or what is learned."
+    )
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    initial_checkpoint: str | None = Field(
+        None,
+        description="Folder of a checkpoint whose weights the training starts from, where names and shapes agree; "
+        "null: drawn anew.",
+    )
     processes: int = Field(1, ge=1, description="Processes that torchrun starts on this machine, one per GPU.")
     restarts: int = Field(
         3,
@@ -48,6 +60,7 @@ class TrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _check_combination(self) -> TrainConfig:
+        check_fit(self.model, self.objective)
         length = self.training.sequence_length
         if length is not None and length > self.model.context_length:
             raise ValueError(
@@ -65,7 +78,7 @@ class Train(Stage[TrainConfig]):
     """Trains a model on the token shards in a process of its own, resumed from its last checkpoint."""
 
     name = "train"
-    version = 2
+    version = 3
     in_process = True
 
     def identity(self) -> Any:
@@ -74,7 +87,9 @@ class Train(Stage[TrainConfig]):
         for execution in TrainingConfig.EXECUTION:
             del training[execution]
         parts = {name: dataclasses.asdict(getattr(self.config, name)) for name in _MODEL_PARTS}
-        return {**parts, "training": training}
+        for one in (parts["objective"], *parts["objective"]["also"]):
+            del one["contrastive"]["examples"]
+        return {**parts, "training": training, "initial": self._initial(), "examples": self._examples()}
 
     def units(self) -> list[Unit]:
         """One unit: the run itself resumes from its checkpoints."""
@@ -124,18 +139,32 @@ class Train(Stage[TrainConfig]):
         """Return the configuration of the training process over committed token shards."""
         tokenizer = tokens.manifest["summary"]["tokenizer"]
         return TrainingRun(
-            data=[token_shard(file) for file in tokens.files("tokens")],
+            data=token_shards(tokens, self.inputs.get("marks")),
             vocabulary_size=tokenizer["vocabulary_size"],
             end_of_text=tokenizer["end_of_text_id"],
+            special_tokens=special_tokens(tokenizer["special_tokens"]),
             output_dir=str(output_dir),
             dataset_fingerprint=tokens.fingerprint,
             tokenizer_path=self.inputs["tokenizer"].committed().files("tokenizer")[0].path,
             tokenizer_sha256=tokenizer["sha256"],
+            initial_checkpoint=self.config.initial_checkpoint or "",
+            initial_sha256=self._initial(),
+            examples_sha256=self._examples(),
             training=dataclasses.replace(
                 self.config.training, threads=self.config.training.threads or available_cores()
             ),
             **{name: getattr(self.config, name) for name in _MODEL_PARTS},
         )
+
+    def _initial(self) -> str:
+        """Digest of the weights that the training starts from; empty where they are drawn."""
+        folder = self.config.initial_checkpoint
+        return "" if folder is None else _digest("train.initial_checkpoint", Path(folder, "model.safetensors"))
+
+    def _examples(self) -> str:
+        """Digests of the files of examples that objectives learn from; empty where none does."""
+        files = [one.contrastive.examples for one in self.config.objective.all]
+        return " ".join(_digest("contrastive.examples", Path(file)) for file in files if file is not None)
 
     def summary(self, records: Sequence[UnitRecord]) -> dict[str, Any]:
         """Return what the training process reported at its end."""
@@ -167,11 +196,37 @@ class EvaluateConfig(StageConfig):
     sample_tokens: int = Field(60, ge=1, description="Tokens generated for each prompt.")
     temperature: float = Field(0.8, ge=0.0, description="0 is greedy.")
     top_k: int = Field(50, ge=0, description="0 samples from the whole vocabulary.")
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, description="Of samples, and of the masks, orders and cuts of held-out text.")
+    pseudo_sentences: int = Field(
+        200,
+        ge=0,
+        description="Held-out sentences of the pseudo-perplexity of models that predict a token from both sides, each "
+        "token masked in turn (Salazar et al. 2020); 0 leaves it out.",
+    )
+    blanks: int = Field(
+        8, ge=0, description="Held-out sentences in which a model that continues no text fills a blank."
+    )
+    similarity: tuple[str, ...] = Field(
+        (),
+        description="Local files of sentence pairs that people scored: tables of STS-B's form, or JSON Lines of "
+        "{sentence1, sentence2, score}.",
+    )
+    probes: tuple[str, ...] = Field(
+        (),
+        description="Local JSON Lines files of {text, label}: what a logistic regression reads from frozen vectors.",
+    )
+    choices: tuple[str, ...] = Field(
+        (),
+        description="Local JSON Lines files of {prompt, choices, answer}, answer a place in the list: which choice the "
+        "model finds likeliest, behind the prompt or in the place of its {}.",
+    )
+    task_examples: int = Field(
+        2000, ge=0, description="Most texts of a probe, and questions of a file of choices; 0 takes all."
+    )
 
 
 class Evaluate(Stage[EvaluateConfig]):
-    """Judges a checkpoint on held-out text and minimal pairs, beside n-gram models of the same tokens."""
+    """Judges a checkpoint on held-out text and tasks, beside models that know less."""
 
     name = "evaluate"
     version = 1
@@ -187,7 +242,7 @@ class Evaluate(Stage[EvaluateConfig]):
         train = self.inputs["train"].committed()
         config = {
             "checkpoint": str(checkpoint_folder(train, self.config.checkpoint)),
-            "data": [dataclasses.asdict(token_shard(file)) for file in tokens.files("tokens")],
+            "data": [dataclasses.asdict(shard) for shard in token_shards(tokens, self.inputs.get("marks"))],
             "output": str(output.scratch / "results.json"),
             "threads": available_cores(),
             **self.config.model_dump(mode="json", exclude={"checkpoint"}),
@@ -208,6 +263,34 @@ def token_shard(file: File) -> Shard:
     names = {entry.name for entry in dataclasses.fields(Shard)} - {"path", "sha256"}
     known = {name: value for name, value in file.attributes.items() if name in names and value is not None}
     return Shard(path=file.path, sha256=file.sha256, **known)
+
+
+def token_shards(tokens: Committed, marks: StageRef | None = None) -> list[Shard]:
+    """Return the token files of the tokenize stage as the trainer knows them, with their marks where there are any."""
+    marked = marks_of(marks.committed()) if marks is not None else {}
+    shards = []
+    for file in tokens.files("tokens"):
+        shard = token_shard(file)
+        mark = marked.get(file.path.removeprefix(tokens.path).lstrip("/"))
+        if mark is not None:
+            shard = dataclasses.replace(shard, marks=mark.path, marks_sha256=mark.sha256)
+        shards.append(shard)
+    return shards
+
+
+def _digest(field: str, path: Path) -> str:
+    """The sha256 of a file that a recipe names; raises ValueError naming the field where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{field}: {path} cannot be read: {error.strerror}") from None
+
+
+def special_tokens(ids: Mapping[str, int]) -> SpecialTokens:
+    """Return the ids of the tokenizer's special tokens by what they are for."""
+    names = {"padding": "<|pad|>", "mask": "<|mask|>", "first": "<|cls|>", "separator": "<|sep|>"}
+    return SpecialTokens(**{name: ids.get(token) for name, token in names.items()})
 
 
 def checkpoint_folder(train: Committed, which: Literal["best", "final"] = "best") -> Path:

@@ -35,7 +35,14 @@ from pipeline.repeats.stages import Lines, Substrings
 from pipeline.repeats.substrings import SubstringsConfig
 from pipeline.stage import Stage
 from pipeline.store import Store
+from pipeline.text.arrow import utf8_view
 from pipeline.text.scan import word_hashes
+from pipeline.text.words import SEGMENTERS
+from pipeline.tokens.encoding import load_encoder
+from pipeline.tokens.marks import mark_tokens, text_flags
+from pipeline.tokens.spans import load_aligner
+from pipeline.tokens.tokenizer import train_tokenizer
+from pipeline.tokens.wordpiece import train_wordpiece
 from pipeline.toxicity.word_lists import WordLists, WordListsConfig
 
 LANGUAGES = ["en", "zh"]
@@ -102,11 +109,20 @@ def _lists() -> None:
         cut(_texts(), spans, config.cut)
 
 
+def _tokens() -> None:
+    """The kernels of WordPiece and of marks, those of both tokenizers."""
+    for tokenizer, _ in (train_tokenizer(TEXTS, 300, "o200k"), train_wordpiece(TEXTS, 300)):
+        encoded = load_encoder(tokenizer).encoder.encode(_texts())
+        view = utf8_view(_texts())
+        spans = load_aligner(tokenizer).spans(_texts(), encoded)
+        mark_tokens(view, *text_flags(view, SEGMENTERS["characters"]), encoded.offsets, spans)
+
+
 def _texts() -> pa.LargeStringArray:
     return pa.array(TEXTS, pa.large_string())  # type: ignore[return-value]
 
 
-GROUPS = (_privacy, _duplicates, _statistics, _models, _lists)
+GROUPS = (_privacy, _duplicates, _statistics, _models, _tokens, _lists)
 """The slowest first, so that processes end at about the same time."""
 
 

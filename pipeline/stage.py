@@ -236,7 +236,7 @@ def _dictionary_columns(schema: pa.Schema) -> bool | list[str]:
 CORPUS_STAGES = (
     *("ingest", "signatures", "order", "candidates", "duplicates", "lines", "substrings", "deduplicate"),
     *("annotate", "classify", "perplexity_model", "perplexity", "filter", "privacy", "overlaps", "decontaminate"),
-    *("tokenizer", "tokenize"),
+    *("tokenizer", "tokenize", "marks"),
 )
 """All stages of the corpus in their order; a run has those that its recipe asks for."""
 

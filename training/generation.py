@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from training.checkpoints import describe, load_model
-from training.models.transformer import Transformer
+from training.config import ObjectiveConfig, from_dict
+from training.continuing import CONTINUING, continues_text, sees_prefix
+from training.models import Model
 from training.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -52,24 +54,38 @@ class Generator:
 
     The model sees a begin-of-text id (for our own models the one that ends a text), the prompt and what it has written
     so far. Where that is longer than its context, only the newest tokens are seen: a prompt that is too long loses its
-    beginning, with a warning in the log.
+    beginning, with a warning in the log. A bidirectional model reads from left to right; with `prefix` the prompt sees
+    itself whole, as a prefix language model was trained.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, end_of_text: int, begin_of_text: int | None = None
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        end_of_text: int,
+        begin_of_text: int | None = None,
+        prefix: bool = False,
     ) -> None:
         self.model = model
+        self.prefix = prefix
         self.tokenizer = tokenizer
         self.end_of_text = end_of_text
         self.begin_of_text = end_of_text if begin_of_text is None else begin_of_text
 
     @classmethod
     def load(cls, checkpoint_dir: str | Path, device: str | torch.device = "cpu") -> Generator:
-        """Load a checkpoint folder; raises ValueError naming what it lacks."""
+        """Load a checkpoint folder; raises ValueError naming what it lacks, and where its model continues no text."""
+        objective = objective_of(describe(checkpoint_dir))
+        if not continues_text(objective):
+            raise ValueError(
+                f"{checkpoint_dir}: a model trained on the objective {objective.name} cannot continue a text; only "
+                f"{' and '.join(CONTINUING)} models can"
+            )
         tokenizer = load_tokenizer(checkpoint_dir)
         model, _ = load_model(checkpoint_dir, device)
         end_of_text = end_of_text_id(checkpoint_dir, tokenizer)
-        return cls(model, tokenizer, end_of_text, begin_of_text_id(checkpoint_dir, end_of_text))
+        begin_of_text = begin_of_text_id(checkpoint_dir, end_of_text)
+        return cls(model, tokenizer, end_of_text, begin_of_text, sees_prefix(objective))
 
     def stream(self, prompt: str, settings: SamplingConfig | None = None) -> Iterator[str]:
         """Yield the continuation in pieces of whole characters, as they come.
@@ -133,15 +149,27 @@ class Generator:
                 "the prompt has %d tokens, the model sees %d: its beginning is cut off", len(prompt), context_length
             )
         device = next(self.model.parameters()).device
+        given = len(ids)
         random = torch.Generator().manual_seed(settings.seed)
         for _ in range(settings.max_new_tokens):
             ids_BT = torch.tensor([ids[-context_length:]], device=device)
-            logits_V = self.model.head(self.model.hidden(ids_BT)[0, -1]).cpu()
+            logits_V = self._logits(ids_BT, given - max(0, len(ids) - context_length)).cpu()
             token = choose(logits_V, settings, random)
             if token == self.end_of_text:
                 return
             ids.append(token)
             yield token
+
+    def _logits(self, ids_BT: Tensor, known: int) -> Tensor:
+        """Logits (V,) of the token that follows ids (1, T), of which the first `known` are the prompt's."""
+        how: dict[str, Any] = {} if self.model.config.attention == "causal" else {"causal": True}
+        if self.prefix:
+            how["prefix_BT"] = (torch.arange(ids_BT.shape[1], device=ids_BT.device) < known)[None]
+        hidden_D = self.model.hidden(ids_BT, **how)[0, -1]
+        # What stands in for a model in training has none.
+        readout = getattr(self.model, "readout", None)
+        logits_V: Tensor = self.model.head(hidden_D if readout is None else readout(hidden_D))
+        return logits_V
 
 
 def choose(logits_V: Tensor, settings: SamplingConfig, random: torch.Generator) -> int:
@@ -158,6 +186,15 @@ def choose(logits_V: Tensor, settings: SamplingConfig, random: torch.Generator) 
     mass = probability.cumsum(0)
     point = torch.rand((), generator=random, dtype=torch.float64) * mass[-1]
     return int(order[min(int(torch.searchsorted(mass, point, right=True)), len(mass) - 1)])
+
+
+def objective_of(description: dict[str, Any]) -> ObjectiveConfig:
+    """What the model of a checkpoint was trained on, from its config.json; causal where that does not say.
+
+    Raises ValueError naming a wrong field.
+    """
+    found = description.get("objective") or "causal"
+    return from_dict(ObjectiveConfig, {"name": found} if isinstance(found, str) else found, "objective")
 
 
 def load_tokenizer(checkpoint_dir: str | Path) -> Tokenizer:

@@ -1,9 +1,9 @@
-"""Batches of token windows, as a pure function of the step.
+"""Batches of rows, as a pure function of the step.
 
-The train shards are one long ring of tokens. Epoch `e` cuts it, from a start of its own, into windows of T + 1 tokens
-(the last one is the target of the one before it, and so the first of the next window) and visits each of them once, in
-an order drawn by a keyed permutation. Sample `i` of the run is therefore known without any state: a run goes on at any
-step, with any number of processes and any micro-batch, and sees the same samples.
+The train shards are one long ring of tokens. Epoch `e` cuts it, from a start of its own, into stretches of a row's
+length and visits each of them once, in an order drawn by a keyed permutation; a form (`training.rows`) makes a row of
+what begins there. Sample `i` of the run is therefore known without any state: a run goes on at any step, with any
+number of processes and any micro-batch, and sees the same samples.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,31 +21,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.config import Shard, TrainingRun
-
-PADDING = -1
-"""Fills a window behind its last token; never a token id."""
+from training.rows import PADDING, Form, Rows, Stretch
 
 _FEISTEL_ROUNDS = 6
 
 
 class TokenRing:
-    """The tokens of some shards, memory-mapped, one behind the other and round again."""
+    """The tokens of some shards and their marks, memory-mapped, one behind the other and round again."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        self._maps = [_open(shard) for shard in shards if shard.tokens]
+        shards = [shard for shard in shards if shard.tokens]
+        self._maps = [_open(shard) for shard in shards]
+        self._marks = [_open_marks(shard) for shard in shards] if all(shard.marks for shard in shards) else []
         self._ends = np.cumsum([len(tokens) for tokens in self._maps], dtype=np.int64)
         self.tokens = int(self._ends[-1]) if self._maps else 0
 
     def read(self, start: int, length: int) -> NDArray[np.int64]:
         """Copy `length` tokens from position `start` (taken modulo the length of the ring)."""
-        window = np.empty(length, dtype=np.int64)
+        return self._read(self._maps, start, length, np.dtype(np.int64))
+
+    def stretch(self, start: int, length: int, visit: int, number: int) -> Stretch:
+        """`length` tokens from position `start`, with their marks where there are any."""
+        marks = self._read(self._marks, start, length, np.dtype(np.uint8)) if self._marks else None
+        return Stretch(self.read(start, length), marks, start, visit, number)
+
+    def _read(self, maps: Sequence[NDArray[Any]], start: int, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        window = np.empty(length, dtype=dtype)
         filled = 0
         while filled < length:
             position = (start + filled) % self.tokens
             shard = int(np.searchsorted(self._ends, position, side="right"))
-            tokens = self._maps[shard]
-            offset = position - (int(self._ends[shard]) - len(tokens))
-            part = tokens[offset : offset + length - filled]
+            values = maps[shard]
+            offset = position - (int(self._ends[shard]) - len(values))
+            part = values[offset : offset + length - filled]
             window[filled : filled + len(part)] = part
             filled += len(part)
         return window
@@ -53,30 +62,31 @@ class TokenRing:
 class TrainLoader:
     """Training batches by step number.
 
-    Attributes: sequence_length (T), batch_size (sequences in one optimiser step, over all processes), windows (in one
-    epoch), tokens (in the train shards). Raises ValueError when the shards hold less than one window.
+    Attributes: form, batch_size (rows in one optimiser step, over all processes), windows (rows in one epoch), tokens
+    (in the train shards). Raises ValueError when the shards hold less than one row.
     """
 
-    def __init__(self, shards: Sequence[Shard], sequence_length: int, batch_size: int, seed: int) -> None:
-        self.sequence_length = sequence_length
+    def __init__(self, shards: Sequence[Shard], form: Form, batch_size: int, seed: int) -> None:
+        self.form = form
         self.batch_size = batch_size
         self._seed = seed
         self._ring = TokenRing(shards)
         self.tokens = self._ring.tokens
-        if self.tokens < sequence_length + 1:
+        if self.tokens < form.stride + 1:
             raise ValueError(
                 f"the {len(shards)} train shards hold {self.tokens} tokens, fewer than one window of "
-                f"{sequence_length + 1}; add data or lower training.sequence_length"
+                f"{form.stride + 1}; add data or lower training.sequence_length"
             )
-        self.windows = (self.tokens - 1) // sequence_length
+        self.windows = (self.tokens - 1) // form.stride
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
-        """Windows (batch_size / world_size, T + 1) that process `rank` trains on in step `step` (0-based)."""
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Rows:
+        """The rows (batch_size / world_size, ...) that process `rank` trains on in step `step` (0-based)."""
         assert self.batch_size % world_size == 0, (self.batch_size, world_size)
         share = self.batch_size // world_size
         first = step * self.batch_size + rank * share
-        starts = self.starts(np.arange(first, first + share, dtype=np.int64))
-        return np.stack([self._ring.read(int(start), self.sequence_length + 1) for start in starts])
+        samples = np.arange(first, first + share, dtype=np.int64)
+        others = self._stretches(self._elsewhere(samples), samples) if self.form.draws_others else []
+        return self.form.rows(self._stretches(self.starts(samples), samples), others)
 
     def starts(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Position in the ring of the first token of each sample (n,) of the run."""
@@ -85,9 +95,21 @@ class TrainLoader:
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             keys = _keys(self._seed, int(epoch))
-            offset = int(keys[0]) % self.sequence_length
-            starts[chosen] = offset + self.sequence_length * permute(indices[chosen], self.windows, keys[1:])
+            offset = int(keys[0]) % self.form.stride
+            starts[chosen] = offset + self.form.stride * permute(indices[chosen], self.windows, keys[1:])
         return starts % self.tokens
+
+    def _elsewhere(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A random position for each sample."""
+        words = _mix(samples.astype(np.uint64) + _keys(self._seed, -1)[0])
+        return (words % np.uint64(self.tokens)).astype(np.int64)
+
+    def _stretches(self, starts: NDArray[np.int64], samples: NDArray[np.int64]) -> list[Stretch]:
+        visits, reads = (samples // self.windows).tolist(), self.form.reads
+        return [
+            self._ring.stretch(start, reads, visit, number)
+            for start, visit, number in zip(starts.tolist(), visits, samples.tolist(), strict=True)
+        ]
 
 
 class BatchReader:
@@ -96,75 +118,96 @@ class BatchReader:
     def __init__(self, loader: TrainLoader, rank: int, world_size: int, device: torch.device) -> None:
         self._loader, self._rank, self._world_size, self._device = loader, rank, world_size, device
         self._ahead = ThreadPoolExecutor(1, "loader") if device.type == "cuda" else None
-        self._next: tuple[int, Future[Tensor]] = (-1, Future())
+        self._next: tuple[int, Future[dict[str, Tensor]]] = (-1, Future())
 
-    def take(self, index: int) -> Tensor:
-        """The windows (batch_size / world_size, T + 1) int64 of the batch with this number."""
+    def take(self, index: int) -> dict[str, Tensor]:
+        """The rows (batch_size / world_size, ...) of the batch with this number."""
         if self._ahead is None:
             return self._read(index)
         expected, coming = self._next
-        windows = coming.result() if index == expected else self._read(index)
+        rows = coming.result() if index == expected else self._read(index)
         self._next = (index + 1, self._ahead.submit(self._read, index + 1))
-        return windows.to(self._device, non_blocking=True)
+        return on_device(rows, self._device)
 
-    def _read(self, index: int) -> Tensor:
-        windows = torch.from_numpy(self._loader.batch(index, self._rank, self._world_size))
-        return windows.pin_memory() if self._ahead is not None else windows
+    def _read(self, index: int) -> dict[str, Tensor]:
+        rows = as_tensors(self._loader.batch(index, self._rank, self._world_size))
+        return {name: tensor.pin_memory() for name, tensor in rows.items()} if self._ahead is not None else rows
+
+
+def as_tensors(rows: Rows) -> dict[str, Tensor]:
+    """Rows as tensors that share their memory."""
+    return {name: torch.from_numpy(array) for name, array in rows.items()}
+
+
+def on_device(rows: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Rows on a device; from pinned memory without waiting."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in rows.items()}
 
 
 @dataclass(frozen=True)
 class ValidationBatch:
-    """Windows (B, T + 1) int64, PADDING behind the end of a shard, and the shard (B,) that each belongs to."""
+    """Rows, and the shard (B,) that each belongs to."""
 
-    windows: NDArray[np.int64]
+    rows: Rows
     shards: NDArray[np.int64]
 
 
 class ValidationLoader:
-    """A fixed choice of windows, spread evenly over each validation shard; the same in every evaluation.
+    """A fixed choice of rows, spread evenly over each validation shard; the same in every evaluation.
 
-    Each shard that is not empty gets at least one window, and beyond that a share by its size. Every token of a shard
-    can be a target: its first one follows an end-of-text id.
+    Each shard that is not empty gets at least one row, and beyond that a share by its size. Every token of a shard can
+    be a target: where a form reads a token before its own, that before the first one is an end-of-text id.
     """
 
-    def __init__(self, shards: Sequence[Shard], sequence_length: int, windows: int, end_of_text: int) -> None:
+    def __init__(self, shards: Sequence[Shard], form: Form, windows: int, end_of_text: int) -> None:
         self.shards = [shard for shard in shards if shard.tokens]
-        self.sequence_length = sequence_length
+        self.form = form
         self._end_of_text = end_of_text
         self._rings = [TokenRing([shard]) for shard in self.shards]
-        available = np.array([-(-shard.tokens // sequence_length) for shard in self.shards], dtype=np.int64)
+        available = np.array([-(-shard.tokens // form.stride) for shard in self.shards], dtype=np.int64)
         self._windows = [
             (shard, window)
             for shard, (count, taken) in enumerate(zip(available, spread(available, windows), strict=True))
-            for window in (2 * np.arange(taken) + 1) * count // (2 * taken)
+            for window in ((2 * np.arange(taken) + 1) * count // (2 * taken)).tolist()
         ]
 
     def __len__(self) -> int:
-        """Windows in one evaluation."""
+        """Rows in one evaluation."""
         return len(self._windows)
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[ValidationBatch]:
-        """The share of process `rank`, `batch_size` windows at a time; as many batches in every process."""
-        mine = self._windows[rank::world_size]
+        """The share of process `rank`, `batch_size` rows at a time; as many batches in every process."""
+        mine = list(range(len(self._windows)))[rank::world_size]
         most = -(-len(self._windows) // world_size)
         for first in range(0, most, batch_size):
             part = mine[first : first + batch_size]
-            # A process without windows left takes part all the same: a sharded model needs all of them.
-            windows = [self._read(shard, int(window)) for shard, window in part] or [self._nothing()]
-            shards = [shard for shard, _ in part] or [0]
-            yield ValidationBatch(np.stack(windows), np.array(shards, dtype=np.int64))
+            # A process without rows left takes part all the same: a sharded model needs all of them.
+            stretches = [self._read(number) for number in part] or [self._nothing()]
+            shards = [self._windows[number][0] for number in part] or [0]
+            others = [self._read(self._elsewhere(number)) for number in part] or [self._nothing()]
+            rows = self.form.rows(stretches, others if self.form.draws_others else [])
+            yield ValidationBatch(rows, np.array(shards, dtype=np.int64))
 
-    def _nothing(self) -> NDArray[np.int64]:
-        return np.full(self.sequence_length + 1, PADDING, dtype=np.int64)
+    def _elsewhere(self, number: int) -> int:
+        return (number + max(1, len(self._windows) // 2)) % len(self._windows)
 
-    def _read(self, shard: int, window: int) -> NDArray[np.int64]:
-        ring, length = self._rings[shard], self.sequence_length
-        start = window * length - 1
-        tokens = self._nothing()
-        tokens[0] = self._end_of_text if start < 0 else ring.read(start, 1)[0]
-        count = min(length, ring.tokens - window * length)
-        tokens[1 : 1 + count] = ring.read(window * length, count)
-        return tokens
+    def _nothing(self) -> Stretch:
+        reads = self.form.reads
+        return Stretch(np.full(reads, PADDING, dtype=np.int64), np.zeros(reads, np.uint8), 0, 0)
+
+    def _read(self, number: int) -> Stretch:
+        shard, window = self._windows[number]
+        ring, (tokens, marks, *_) = self._rings[shard], self._nothing()
+        assert marks is not None
+        begin = window * self.form.stride - self.form.leads
+        skipped = max(0, -begin)
+        tokens[:skipped] = self._end_of_text
+        count = min(self.form.reads - skipped, ring.tokens - begin - skipped)
+        found = ring.stretch(begin + skipped, count, 0, number)
+        tokens[skipped : skipped + count] = found.tokens
+        if found.marks is not None:
+            marks[skipped : skipped + count] = found.marks
+        return Stretch(tokens, None if found.marks is None else marks, begin, 0, number)
 
 
 def spread(available: NDArray[np.int64], total: int) -> NDArray[np.int64]:
@@ -204,6 +247,8 @@ def check_shards(run: TrainingRun) -> None:
         _check_tokenizer(Path(run.tokenizer_path), run.tokenizer_sha256)
     for shard in run.data:
         _check_size(shard)
+        if run.objective.marks:
+            _check_marks(shard, run.training.verify_digests)
         if run.training.verify_digests:
             _check_content(shard, run.vocabulary_size)
 
@@ -234,6 +279,24 @@ def _check_size(shard: Shard) -> None:
         )
 
 
+def _check_marks(shard: Shard, verify_digest: bool) -> None:
+    if not shard.marks:
+        raise ValueError(
+            f"token shard {shard.path}: has no marks of words and sentences, which the objective needs: run the stage "
+            "marks"
+        )
+    try:
+        content = Path(shard.marks).read_bytes() if verify_digest else None
+        found = Path(shard.marks).stat().st_size
+    except OSError as error:
+        raise ValueError(f"marks {shard.marks}: cannot be read: {error.strerror}; run the stage marks again") from None
+    changed = content is not None and shard.marks_sha256 and hashlib.sha256(content).hexdigest() != shard.marks_sha256
+    if found != shard.tokens or changed:
+        raise ValueError(
+            f"marks {shard.marks}: not those of the {shard.tokens} tokens of {shard.path}; run the stage marks again"
+        )
+
+
 def _check_content(shard: Shard, vocabulary_size: int, chunk_bytes: int = 1 << 24) -> None:
     digest = hashlib.sha256()
     largest = -1
@@ -256,6 +319,11 @@ def _check_content(shard: Shard, vocabulary_size: int, chunk_bytes: int = 1 << 2
 def _open(shard: Shard) -> NDArray[np.integer]:
     _check_size(shard)
     return np.memmap(shard.path, dtype=_dtype(shard), mode="r")
+
+
+def _open_marks(shard: Shard) -> NDArray[np.uint8]:
+    _check_marks(shard, verify_digest=False)
+    return np.memmap(shard.marks, dtype=np.uint8, mode="r")
 
 
 def _dtype(shard: Shard) -> np.dtype[np.integer]:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.config import TrainingConfig
 from training.distributed import World
-from training.models.transformer import Transformer
+from training.models import Model
 
 
 class _Compute(Protocol):
@@ -31,14 +31,19 @@ class _Compute(Protocol):
 
 
 def parallelise(
-    loss_module: nn.Module, model: Transformer, config: TrainingConfig, world: World, compute: _Compute
+    loss_module: nn.Module,
+    model: Model,
+    config: TrainingConfig,
+    world: World,
+    compute: _Compute,
+    idle: bool = False,
 ) -> nn.Module:
     """Spread `loss_module`, whose forward pass runs `model`, over the processes; the module itself where there is one.
 
     `model` is on its device and holds the same weights in all processes. FSDP2 shards `loss_module` in place: each
     block, embeddings that the head does not share, and the rest, which stays whole from the loss's forward pass to its
     backward pass, since the loss reads the head's matrix. With bfloat16 on CUDA parameters are gathered in it, and
-    gradients are summed in float32.
+    gradients are summed in float32. `idle`: some parameters may have no part in a loss.
     """
     if world.size == 1:
         return loss_module
@@ -47,11 +52,13 @@ def parallelise(
             # Its new name in torch 2.13 is unknown to 2.11.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             # The buffers are constants (rotary tables): nothing to broadcast.
-            return DistributedDataParallel(loss_module, gradient_as_bucket_view=True, broadcast_buffers=False)
+            return DistributedDataParallel(
+                loss_module, gradient_as_bucket_view=True, broadcast_buffers=False, find_unused_parameters=idle
+            )
     return _shard(loss_module, model, world, compute)
 
 
-def _shard(loss_module: nn.Module, model: Transformer, world: World, compute: _Compute) -> nn.Module:
+def _shard(loss_module: nn.Module, model: Model, world: World, compute: _Compute) -> nn.Module:
     # Imported here, since it takes most of a second that other runs can spare.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -60,10 +67,12 @@ def _shard(loss_module: nn.Module, model: Transformer, world: World, compute: _C
     mixed = compute.device.type == "cuda" and compute.dtype == torch.bfloat16
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
     # A block that stands for several layers is kept whole between them: gathering it for each would be wasted.
-    shared = model.config.blocks < model.config.layers
+    # So is one that runs once for each segment.
+    shared = model.config.blocks < model.config.layers or model.config.architecture == "two_stream"
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not shared)
-    for embedding in (model.bigrams, None if model.config.tied_embeddings else model.embedding):
+    shared_embedding = model.config.tied_embeddings or model.config.architecture != "transformer"
+    for embedding in (model.bigrams, None if shared_embedding else model.embedding):
         if embedding is not None:
             fully_shard(embedding, mesh=mesh, mp_policy=policy)
     fully_shard(loss_module, mesh=mesh, mp_policy=policy, reshard_after_forward=False)

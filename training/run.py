@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from training import checkpoints, devices
+from training import checkpoints, devices, objectives
 from training.callbacks import Callback, journal, samples
 from training.callbacks.checkpointing import Checkpointing, best_of
 from training.callbacks.evaluation import Evaluation
@@ -25,7 +25,7 @@ from training.distributed import World
 from training.events import Reporter
 from training.files import write_file
 from training.loader import ValidationLoader, check_shards
-from training.trainer import Stopped, Trainer
+from training.trainer import Stopped, Trainer, setting_of
 from training.watchdog import Watchdog
 
 
@@ -106,7 +106,8 @@ def _callbacks(run: TrainingRun, world: World, output_dir: Path) -> list[Callbac
     """In their order: what measures, what judges that, what writes the journal, and only then the checkpoint."""
     training = run.training
     windows = training.evaluation_batches * training.batch_size
-    validation = ValidationLoader(run.shards("validation"), run.sequence_length, windows, run.end_of_text)
+    form = objectives.build(run.objective, setting_of(run)).form(run.sequence_length)
+    validation = ValidationLoader(run.shards("validation"), form, windows, run.end_of_text)
     metrics = TrainingMetrics()
     return [
         metrics,

@@ -18,20 +18,21 @@ from training import checkpoints, objectives, optimizers, schedules
 from training.averaging import WeightAverage
 from training.callbacks import Callback, Rollback, Row
 from training.checkpoints import CheckpointError, TrainerState
-from training.config import TrainingRun
+from training.config import TrainingRun, to_dict
 from training.devices import Compute, logits_in_chunks
 from training.distributed import World
 from training.events import Reporter
 from training.files import write_file
 from training.loader import BatchReader, TrainLoader
+from training.models import build as build_model
 from training.models.float8 import use_float8
-from training.models.transformer import Transformer
 from training.optimizers.shards import like, local
 from training.parallel import gradients_summed, parallelise, whole
 from training.watchdog import Watchdog
 
 ROLLBACKS = "rollbacks.json"
 _AVERAGED = "average/updates"
+_OBJECTIVE = "objective/"
 
 
 class Stopped(Exception):
@@ -68,14 +69,15 @@ class Trainer:
                 "micro-batch overwrites: use default or max-autotune-no-cudagraphs, or a device_batch_size that takes "
                 "the whole share"
             )
-        self.loader = TrainLoader(run.shards("train"), run.sequence_length, config.batch_size, config.seed)
-        self._reader = BatchReader(self.loader, world.rank, world.size, compute.device)
         positions = self.device_batch_size * run.sequence_length
         in_chunks = logits_in_chunks(config.logits, positions, run.vocabulary_size, compute.device)
-        self.objective = objectives.build(run.objective, run.end_of_text, in_chunks)
+        self.objective = objectives.build(run.objective, setting_of(run, in_chunks))
+        form = self.objective.form(run.sequence_length)
+        self.loader = TrainLoader(run.shards("train"), form, config.batch_size, config.seed)
+        self._reader = BatchReader(self.loader, world.rank, world.size, compute.device)
         # Drawn on the CPU, so that every device starts from the same weights.
         torch.manual_seed(config.seed)
-        self.model = Transformer(run.model, run.vocabulary_size)
+        self.model = build_model(run.model, run.model_vocabulary)
         self.model.set_recompute(config.recompute, config.recompute_every)
         self.model.to(compute.device)
         if compute.precision == "fp8":
@@ -83,13 +85,16 @@ class Trainer:
         if self.model.bigrams is not None:
             # A step touches few rows; on one CPU process only these are computed, elsewhere dense gradients are faster.
             self.model.bigrams.sparse = compute.device.type == "cpu" and world.size == 1
-        self._loss = parallelise(objectives.LossModule(self.model, self.objective), self.model, config, world, compute)
+        loss = objectives.LossModule(self.model, self.objective)
+        # The vocabulary head has no part in learning embeddings.
+        idle = any(one.name == "contrastive" for one in run.objective.all)
+        self._loss = parallelise(loss, self.model, config, world, compute, idle)
         self.optimizer = optimizers.build(run.optimizer, self.model, compute.dtype, compute.compiled)
         self.ema = None if config.ema_decay is None else WeightAverage(self.model, config.ema_decay)
         self._compiled = compute.compile(self._loss, config.compile_mode)
         self.step = 0
         self.tokens_per_step = config.batch_size * run.sequence_length
-        self.flops_per_token = self.model.flops_per_token(run.sequence_length)
+        self.flops_per_token = self.objective.flops_per_token(self.model, run.sequence_length)
         self.batch: objectives.Batch = {}
         self.gradient_norm = torch.zeros(())
         self.data_seconds = 0.0
@@ -150,6 +155,9 @@ class Trainer:
             self.report("warning", message=f"{reason}; going back to the checkpoint before it")
         if found.damaged and found.path is None:
             raise CheckpointError(f"no checkpoint in {self._checkpoints} is whole; remove them to start anew")
+        if found.path is None and self.run.initial_checkpoint:
+            origin, digest = self.run.initial_checkpoint, self.run.initial_sha256
+            self.report("initialized", path=origin, **checkpoints.load_initial(self.model, origin, digest, self.world))
         if found.path is not None and found.state is not None:
             self._refuse_another_run(found.path, found.state)
             self._take_up(found.path, found.state)
@@ -190,10 +198,11 @@ class Trainer:
         even one sequence fits.
         """
         share = self.run.training.batch_size
-        windows = self._reader.take(self._batch_index(self.step))
+        rows = self._reader.take(self._batch_index(self.step))
         while True:
             try:
-                self._backward(self.objective.prepare(windows[: self.device_batch_size]), self.device_batch_size)
+                few = {name: tensor[: self.device_batch_size] for name, tensor in rows.items()}
+                self._backward(self.objective.prepare(few), self.device_batch_size)
                 break
             except torch.OutOfMemoryError as error:
                 smaller = [size for size in range(1, self.device_batch_size) if share % size == 0]
@@ -232,6 +241,7 @@ class Trainer:
             "callbacks": {callback.name: callback.state() for callback in self._callbacks},
         }
         tensors = self.optimizer.state_tensors()
+        tensors |= {f"{_OBJECTIVE}{name}": tensor for name, tensor in self.objective.state_tensors().items()}
         if self.ema is not None:
             tensors[_AVERAGED] = self.ema.state_tensors()["updates"]
         return TrainerState(self.step, tensors, self.run.identity(), extra)
@@ -255,9 +265,11 @@ class Trainer:
     def description(self, metrics: Row) -> dict[str, Any]:
         """Facts for the config.json of a checkpoint."""
         return {
-            "objective": self.run.objective.name,
+            "objective": to_dict(self.run.objective),
             "document_mask": self.run.objective.document_mask,
             "end_of_text": self.run.end_of_text,
+            "special_tokens": to_dict(self.run.special_tokens),
+            "tokenizer_vocabulary_size": self.run.vocabulary_size,
             "sequence_length": self.run.sequence_length,
             "dataset_fingerprint": self.run.dataset_fingerprint,
             "tokens": self.tokens,
@@ -286,10 +298,10 @@ class Trainer:
         # Dropout is a function of (seed, step, rank) like the batches, so that no random state has to be kept.
         torch.manual_seed(_word(config.seed, self.step, world.rank))
         begin = time.perf_counter()
-        windows = self._reader.take(self._batch_index(self.step))
+        rows = self._reader.take(self._batch_index(self.step))
         self.data_seconds += time.perf_counter() - begin
-        self.batch = self.objective.prepare(windows)
-        total = self._backward(self.batch, len(windows))
+        self.batch = self.objective.prepare(rows)
+        total = self._backward(self.batch, config.batch_size // world.size)
         for callback in self._callbacks:
             callback.on_gradients(self)
         self.gradient_norm = self.optimizer.clip(config.gradient_clip)
@@ -298,6 +310,8 @@ class Trainer:
         self.optimizer.step(self._factor(self.step), skip)
         if self.ema is not None:
             self.ema.update(skip)
+        with self.compute.autocast():
+            self.objective.after_step(self.model)
         self.optimizer.zero_grad()
         self._losses.append(torch.where(skip, torch.nan, total))
         self.step += 1
@@ -371,6 +385,8 @@ class Trainer:
             with torch.no_grad():
                 for name, parameter in self.model.named_parameters():
                     local(parameter).copy_(local(like(state.weights[name], parameter)))
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_OBJECTIVE)}
+        self.objective.load_state_tensors({name.removeprefix(_OBJECTIVE): tensor for name, tensor in own.items()})
         self.optimizer.load_state_tensors(tensors)
         self.step = state.step
         self._seconds_before = state.extra["seconds"]
@@ -386,6 +402,18 @@ class Trainer:
                     message=f"{path} was trained with {name} {state.extra[name]}, this process has {ours}: "
                     "the result will differ from that of an undisturbed run",
                 )
+
+
+def setting_of(run: TrainingRun, in_chunks: bool = True) -> objectives.Setting:
+    """What the objective knows of a run."""
+    return objectives.Setting(
+        run.vocabulary_size,
+        run.end_of_text,
+        run.special_tokens,
+        run.training.seed,
+        in_chunks,
+        run.tokenizer_path,
+    )
 
 
 def _device_batch_size(run: TrainingRun, world: World, compute: Compute) -> int:

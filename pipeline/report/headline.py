@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.facts import Amount, Curve, Facts
-from pipeline.report.formats import count, decimal, duration, enumeration, percent, rule_name, short_count, size
+from pipeline.report.formats import count, decimal, duration, enumeration, percent, rule_name, short_count, size, words
 from pipeline.report.markup import Child, Markup, el
+from pipeline.report.scores import main_scores, objective_scores
 from pipeline.stage import CORPUS_STAGES, DOCUMENT_STAGES
 
 
@@ -69,6 +70,10 @@ def scores(facts: Facts) -> Scores:
         for name, value in perplexity.items()
         if name != "model" and value.get("overall", {}).get("loss") is not None
     }
+    measured = {score.name: score for score in objective_scores(facts.model.results)}
+    if "loss" in measured:
+        overall = {**overall, "loss": measured["loss"].value}
+        baselines = dict(measured["loss"].baselines)
     ordered = dict(sorted(baselines.items(), key=lambda item: -item[1]))
     curves = facts.model.curves
 
@@ -106,8 +111,13 @@ def figures(facts: Facts) -> Markup:
     if parameters(facts):
         items.append(_figure("Parameters", short_count(parameters(facts)), _shape(facts)))
     if score.loss is not None:
+        unit = "" if objective_scores(facts.model.results) else "nats a token"
         against = ", ".join(f"{name} {decimal(value, 2)}" for name, value in score.baselines.items())
-        items.append(_figure("Validation loss", decimal(score.loss, 3), against or "nats a token"))
+        items.append(_figure("Validation loss", decimal(score.loss, 3), against or unit))
+    for measured in main_scores(facts.model.results):
+        if measured.name != "loss" and not measured.name.endswith("perplexity"):
+            more = ", ".join(f"{words(name)} {measured.shown(value)}" for name, value in measured.baselines.items())
+            items.append(_figure(measured.title.capitalize(), measured.shown(), more))
     if score.bits_per_byte is not None:
         items.append(
             _figure("Bits per byte", decimal(score.bits_per_byte, 3), f"perplexity {decimal(score.perplexity, 1)}")

@@ -11,6 +11,7 @@ from pipeline.report.formats import axis, count, decimal, duration, language_nam
 from pipeline.report.headline import scores
 from pipeline.report.markup import Child, Markup, el
 from pipeline.report.scales import smooth
+from pipeline.report.scores import Score, objective_scores, task_scores
 from pipeline.report.tables import Cell, Column, absent, corpus_text, figure, section, table
 
 SMALL = (
@@ -29,6 +30,12 @@ def training_section(facts: Facts) -> Markup:
         "Dashed: models that only count n-grams of the same training tokens. The curve scores a sample of the "
         "held-out text, the evaluation all of it."
     )
+    if facts.model.results.get("objective"):
+        note = (
+            "The loss of the objective. The thin line is each logged step, the line on it a moving average; the dots "
+            "are held-out text. Dashed: what a model reaches that knows less. The curve scores a sample of the "
+            "held-out text, the evaluation all of it."
+        )
     curves = facts.model.curves
     if not facts.committed("train"):
         return section("training", "Training", None, absent("The train stage has not finished."))
@@ -144,7 +151,7 @@ def _sources(curves: Mapping[str, Curve]) -> Markup | None:
 
 
 def evaluation_section(facts: Facts) -> Markup:
-    """Return held-out scores by source and language, and minimal pairs."""
+    """Return held-out scores by source and language, minimal pairs and tasks."""
     note = (
         "Every held-out token, each scored once. Bits per byte do not depend on the tokenizer, so they compare across "
         "runs and models; lower is better."
@@ -153,15 +160,119 @@ def evaluation_section(facts: Facts) -> Markup:
     if not results:
         return section("evaluation", "Evaluation", None, absent("The evaluate stage has not finished."))
     perplexity = results.get("perplexity", {})
+    measured = objective_scores(results)
+    if measured:
+        note = (
+            "What the model was trained on, asked of all held-out text with masks, orders and cuts that are the same "
+            "in every evaluation. Baselines stand beside it: the frequencies of the training tokens (unigram), the "
+            "most frequent class, no replaced token at all, the same model untrained."
+        )
     return section(
         "evaluation",
         "Evaluation",
         note,
+        _measured(measured),
+        _measured_groups("By source", "Source", measured, "sources", lambda name: name),
+        _measured_groups("By language", "Language", measured, "languages", language_name),
+        el("h3", "From left to right") if measured and perplexity else None,
         _overall(perplexity),
         _groups("By source", "Source", perplexity, "sources", lambda name: name),
         _groups("By language", "Language", perplexity, "languages", language_name),
-        [_minimal_pairs(name, scored) for name, scored in results.get("minimal_pairs", {}).items()],
+        _pseudo_perplexity(results.get("pseudo_perplexity", {})),
+        [
+            _minimal_pairs(name, scored, _CHOSEN_BY.get(results.get("evaluation", {}).get("text_score"), ""))
+            for name, scored in results.get("minimal_pairs", {}).items()
+        ],
+        _tasks(results),
     )
+
+
+_CHOSEN_BY = {
+    "pseudo_log_likelihood": " Likely is what the model expects at each token, masked in turn.",
+    "discriminator": " Likely is what its discriminator takes for original.",
+}
+
+
+def _measured(measured: Sequence[Score]) -> Markup | None:
+    """Return the table of the objective's metrics and their baselines."""
+    if not measured:
+        return None
+    rows: list[list[Child]] = []
+    for score in measured:
+        against = ", ".join(f"{words(name)} {score.shown(value)}" for name, value in score.baselines.items())
+        counted = score.facts["overall"]["count"]
+        rows.append(
+            [
+                score.title,
+                Cell(el("b", score.shown()), score.value),
+                Cell(against, next(iter(score.baselines.values()), None)),
+                Cell(count(counted), counted),
+                "lower is better" if score.lower_is_better else "higher is better",
+            ]
+        )
+    columns = [
+        Column("Metric", "name"),
+        Column("This model", "number"),
+        Column("Baselines", "number"),
+        Column("Counted", "number", "Predictions, pairs or rows that the number is a mean of"),
+        Column(""),
+    ]
+    return table(columns, rows)
+
+
+def _measured_groups(
+    title: str, head: str, measured: Sequence[Score], group: str, shown: Callable[[str], str]
+) -> list[Markup] | None:
+    """Return the table of one grouping: every metric of the objective."""
+    keys = sorted({key for score in measured for key in score.facts.get(group, {})})
+    if not keys:
+        return None
+    rows: list[list[Child]] = []
+    for key in keys:
+        row: list[Child] = [corpus_text(shown(key))]
+        for score in measured:
+            value = score.facts.get(group, {}).get(key, {}).get("value")
+            row.append(Cell("" if value is None else score.shown(value), value))
+        rows.append(row)
+    columns = [Column(head, "name"), *(Column(score.title, "number") for score in measured)]
+    return [el("h3", title), table(columns, rows)]
+
+
+def _pseudo_perplexity(models: Mapping[str, Any]) -> list[Markup] | None:
+    """Return the pseudo-perplexity of a sample of held-out sentences."""
+    if not models:
+        return None
+    rows: list[list[Child]] = []
+    for name, scored in models.items():
+        overall = scored["overall"]
+        bits, perplexity = overall.get("bits_per_byte"), overall["perplexity"]
+        shown = el("b", "this model") if name == "model" else name
+        rows.append([shown, Cell(decimal(perplexity, 1), perplexity), Cell(decimal(bits), bits)])
+    columns = [Column("", "name"), Column("Pseudo-perplexity", "number"), Column("Bits per byte", "number")]
+    overall = next(iter(models.values()))["overall"]
+    text = (
+        f"Each token of {count(overall.get('sentences'))} held-out sentences masked in turn "
+        f"({count(overall.get('tokens'))} tokens). What follows a token helps to tell it, so that this is not the "
+        "perplexity of a model that reads from left to right."
+    )
+    return [el("h3", "Pseudo-perplexity"), table(columns, rows, caption=text)]
+
+
+def _tasks(results: Mapping[str, Any]) -> list[Markup] | None:
+    """Return the table of sentence similarity, probes and multiple choice."""
+    found = list(task_scores(results))
+    if not found:
+        return None
+    rows: list[list[Child]] = []
+    for name, score in found:
+        against = ", ".join(f"{words(model)} {score.shown(value)}" for model, value in score.baselines.items())
+        rows.append([corpus_text(name), score.title, Cell(el("b", score.shown()), score.value), against])
+    columns = [Column("Set", "name"), Column("Metric"), Column("This model", "number"), Column("Baselines")]
+    text = (
+        "Without fine-tuning: rank correlation of the nearness of two sentences with human scores, what a logistic "
+        "regression reads from frozen vectors, which of several continuations is likeliest."
+    )
+    return [el("h3", "Tasks"), table(columns, rows, caption=text)]
 
 
 def _overall(perplexity: Mapping[str, Any]) -> Markup | None:
@@ -236,14 +347,14 @@ def _groups(
     return [el("h3", title), table(columns, rows)]
 
 
-def _minimal_pairs(name: str, scored: Mapping[str, Any]) -> list[Markup]:
+def _minimal_pairs(name: str, scored: Mapping[str, Any], chosen_by: str = "") -> list[Markup]:
     """Return one set of minimal pairs: a table a language, each phenomenon with its 95 % interval against chance."""
     overall, languages, phenomena = scored["overall"], scored.get("languages", {}), scored.get("phenomena", {})
     text = (
         "Of two sentences that differ in one point of grammar the likelier one is the model's choice: right in "
         f"{decimal(overall['accuracy'], 3)} ± {decimal(overall['standard_error'], 3)} of {count(overall['pairs'])} "
         "pairs. The whiskers are 95 % intervals from 0 to 1; one that touches the line, chance, does not tell the "
-        "model from guessing."
+        f"model from guessing.{chosen_by}"
     )
     tables = []
     for language, value in languages.items():
@@ -265,26 +376,32 @@ def _pair_row(name: Child, scored: Mapping[str, Any]) -> list[Child]:
 
 
 def samples_section(facts: Facts) -> Markup:
-    """Return what the model wrote after each prompt."""
+    """Return what the model wrote after each prompt, or in the blanks of held-out sentences."""
     samples: Sequence[Mapping[str, Any]] = facts.model.results.get("samples", [])
     note = "The prompt is shaded; what follows is the model's. Drawn with one seed, none picked out."
+    if any("answer" in sample for sample in samples):
+        note = "Held-out sentences, shaded, with a blank; what follows is what the model puts there. None picked out."
     if not samples:
         evaluated = facts.committed("evaluate") is not None
-        reason = "The recipe asks for no samples." if evaluated else "The evaluate stage has not finished."
+        reason = "There are none of this model." if evaluated else "The evaluate stage has not finished."
         return section("samples", "Samples", None, absent(reason))
     return section("samples", "Samples", note, el("div", [_sample(sample) for sample in samples], class_="samples"))
 
 
 def _sample(sample: Mapping[str, Any]) -> Markup:
     ended = "ended by the model" if sample.get("finished") else "cut off"
+    told: list[Child] = [f"{count(sample.get('tokens'))} tokens, {ended}"]
+    if "answer" in sample:
+        told = ["in the text: ", corpus_text(str(sample["answer"]))]
     return el(
         "blockquote",
         el(
             "div",
             el("span", str(sample.get("prompt", "")), class_="prompt"),
+            " → " if "answer" in sample else "",
             str(sample.get("continuation", "")),
             class_="prose",
             dir="auto",
         ),
-        el("footer", f"{count(sample.get('tokens'))} tokens, {ended}"),
+        el("footer", told),
     )

@@ -1,4 +1,4 @@
-"""Encoding: texts to token ids with gigatoken, checked against Hugging Face tokenizers.
+"""Encoding: texts to token ids with gigatoken, or a kernel for WordPiece, checked against Hugging Face tokenizers.
 
 Text that spells a special token, such as "<|endoftext|>" in a document about tokenizers, is encoded as the ordinary
 characters that it is: only the shard writer places special tokens.
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pipeline.text.arrow import utf8_view
+from pipeline.tokens.wordpiece_encoding import WordPiece
 
 EncoderName = Literal["gigatoken", "tokenizers"]
 
@@ -47,7 +48,7 @@ class EncodingMismatch(ValueError):
 class Encoder(ABC):
     """A function from texts to ids."""
 
-    name: ClassVar[EncoderName]
+    name: ClassVar[str]
 
     @abstractmethod
     def encode(self, texts: pa.Array) -> Encoded:
@@ -91,6 +92,20 @@ class GigatokenEncoder(Encoder):
         return Encoded(ids.astype(np.uint32, copy=False), offsets - offsets[0])
 
 
+class WordPieceEncoder(Encoder):
+    """WordPiece over the Arrow buffers, on the calling thread. Keep one: it learns characters as they come."""
+
+    name = "wordpiece"
+
+    def __init__(self, tokenizer_json: bytes) -> None:
+        self._wordpiece = WordPiece(tokenizer_json)
+
+    def encode(self, texts: pa.Array) -> Encoded:
+        """Encode an Arrow array of string or large_string; a null is an empty text."""
+        pieces = self._wordpiece.encode(texts)
+        return Encoded(pieces.ids, pieces.offsets)
+
+
 class ReferenceEncoder(Encoder):
     """Hugging Face tokenizers: the check, and what is used where gigatoken cannot load."""
 
@@ -103,10 +118,14 @@ class ReferenceEncoder(Encoder):
     def encode(self, texts: pa.Array) -> Encoded:
         """Encode an Arrow array of string or large_string; a null is an empty text."""
         batch = pc.fill_null(texts, "").to_pylist()
-        rows = [row.ids for row in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        return Encoded(np.concatenate([np.zeros(0, np.uint32), *(np.array(r, np.uint32) for r in rows)]), offsets)
+        return encode_rows([row.ids for row in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)])
+
+
+def encode_rows(rows: list[list[int]]) -> Encoded:
+    """Return the ids of documents as one batch."""
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return Encoded(np.concatenate([np.zeros(0, np.uint32), *(np.array(r, np.uint32) for r in rows)]), offsets)
 
 
 class Loaded(NamedTuple):
@@ -126,6 +145,8 @@ def load_encoder(tokenizer_json: bytes, prefer: EncoderName = "gigatoken") -> Lo
     reference = ReferenceEncoder(tokenizer_json)
     if prefer == "tokenizers":
         return Loaded(reference, reference, None)
+    if json.loads(tokenizer_json)["model"]["type"] == "WordPiece":  # which gigatoken has not
+        return Loaded(WordPieceEncoder(tokenizer_json), reference, None)
     probe = pa.array([_PROBE], pa.large_string())
     try:
         encoder = GigatokenEncoder(tokenizer_json)
@@ -148,8 +169,8 @@ def check_encoding(encoded: Encoded, expected: Encoded, names: list[str]) -> Non
             differs = np.flatnonzero(got[:common] != want[:common])
             at = int(differs[0]) if len(differs) else common
             raise EncodingMismatch(
-                f"gigatoken and tokenizers encode document {name} differently from token {at} on: "
+                f"the encoder and tokenizers encode document {name} differently from token {at} on: "
                 f"{got[at : at + 5].tolist()} against {want[at : at + 5].tolist()} "
                 f"({len(got)} and {len(want)} tokens); set the tokenize stage's encoder to tokenizers, and report it"
             )
-    raise EncodingMismatch("gigatoken and tokenizers encode a batch differently")
+    raise EncodingMismatch("the encoder and tokenizers encode a batch differently")

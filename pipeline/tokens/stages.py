@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import numpy as np
@@ -33,6 +33,7 @@ from pipeline.tokens.shards import (
 )
 from pipeline.tokens.split import split_of
 from pipeline.tokens.tokenizer import SMALLEST_VOCABULARY, Pattern, train_tokenizer
+from pipeline.tokens.wordpiece import train_wordpiece
 
 BATCH_ROWS = 2048
 VERIFIED_CHARACTERS = 32_768  # of one document: tokenizers takes a second for some 3 MB
@@ -43,17 +44,25 @@ logger = logging.getLogger(__name__)
 class TokenizerConfig(StageConfig):
     """How the tokenizer is trained, and which documents are held out from it and from training."""
 
+    model: Literal["bpe", "wordpiece"] = Field(
+        "bpe",
+        description="bpe: on bytes, as for GPT-2, which spells any text and loses nothing; wordpiece: words of "
+        "normalised text in pieces, as for BERT.",
+    )
     vocabulary_size: int = Field(
         8192,
         ge=SMALLEST_VOCABULARY,
         le=1 << 20,
-        description="Ids in all: 5 special tokens, 256 bytes, then merges. GPT-2 has 50,257; a model of some 10 M "
-        "parameters is better served by 8,192.",
+        description="Ids in all: 5 special tokens, 256 bytes, then merges; with wordpiece 6, characters, then merges. "
+        "GPT-2 has 50,257, BERT 30,522; a model of some 10 M parameters is better served by 8,192.",
+    )
+    lowercase: bool = Field(
+        True, description="wordpiece: letters lose case and accents, as in BERT's uncased models; bpe keeps both."
     )
     pattern: Pattern = Field(
         "o200k",
-        description="Pre-tokenisation expression by its published name: gpt2, cl100k (GPT-4), qwen2, o200k (GPT-4o; "
-        "the only one that keeps combining marks, as in Hindi, with their letters).",
+        description="bpe: pre-tokenisation expression by its published name: gpt2, cl100k (GPT-4), qwen2, o200k "
+        "(GPT-4o; the only one that keeps combining marks, as in Hindi, with their letters).",
     )
     minimum_frequency: int = Field(
         2, ge=1, description="A pair seen less often is not merged; 2 as in Hugging Face's training examples."
@@ -76,10 +85,15 @@ class TokenizerConfig(StageConfig):
 
 
 class TrainTokenizer(Stage[TokenizerConfig]):
-    """Train byte-level BPE on a bounded, levelled sample of the filtered documents that are not held out."""
+    """Train the tokenizer on a bounded, levelled sample of the filtered documents that are not held out."""
 
     name = "tokenizer"
     version = 1
+
+    def identity(self) -> dict[str, Any]:
+        """Leave out what the model has no use for."""
+        others = {"model", "lowercase"} if self.config.model == "bpe" else {"pattern"}
+        return self.config.model_dump(mode="json", exclude=others)
 
     def units(self) -> list[Unit]:
         """Return the one unit: the whole corpus."""
@@ -94,9 +108,11 @@ class TrainTokenizer(Stage[TokenizerConfig]):
         available = np.bincount(found.stratum, found.bytes, len(found.names)).astype(np.int64)
         quota = quotas(available, config.sample_bytes, config.sample_exponent)
         taken = taken_bytes(found.order, found.bytes, found.stratum, quota)
-        tokenizer_json, facts = train_tokenizer(
-            sampled_texts(files, found, taken), config.vocabulary_size, config.pattern, config.minimum_frequency
-        )
+        texts, size, minimum = sampled_texts(files, found, taken), config.vocabulary_size, config.minimum_frequency
+        if config.model == "wordpiece":
+            tokenizer_json, facts = train_wordpiece(texts, size, config.lowercase, minimum)
+        else:
+            tokenizer_json, facts = train_tokenizer(texts, size, config.pattern, minimum)
         documents = np.bincount(found.stratum, taken > 0, len(found.names)).astype(np.int64)
         sampled = np.bincount(found.stratum, taken, len(found.names)).astype(np.int64)
         sample = [
@@ -122,7 +138,7 @@ class TokenizeConfig(StageConfig):
     encoder: EncoderName = Field(
         "gigatoken",
         description="gigatoken, which gives way to tokenizers with a warning where it cannot load, or tokenizers. The "
-        "ids are the same.",
+        "ids are the same. For WordPiece a kernel stands in the place of gigatoken.",
     )
     verify_documents: int = Field(
         64,
@@ -176,23 +192,7 @@ class Tokenize(Stage[TokenizeConfig]):
     def units(self) -> list[Unit]:
         """Group consecutive document shards up to `unit_bytes`; a larger one is a unit of its own."""
         files = self.inputs[document_input(self.inputs)].committed().files("documents")
-        groups: list[list[int]] = []
-        size = 0
-        for number, file in enumerate(files):
-            if not groups or size + file.bytes > self.config.unit_bytes:
-                groups.append([])
-                size = 0
-            groups[-1].append(number)
-            size += file.bytes
-        return [
-            Unit(
-                index,
-                f"document shards [{group[0]}:{group[-1] + 1}] of {len(files)}",
-                {"begin": group[0], "end": group[-1] + 1},
-                sum(files[number].bytes for number in group),
-            )
-            for index, group in enumerate(groups)
-        ]
+        return document_groups(files, self.config.unit_bytes)
 
     def process(self, unit: Unit, output: UnitOutput) -> None:
         """Write the unit's shards and index."""
@@ -247,6 +247,27 @@ class Tokenize(Stage[TokenizeConfig]):
                 }
             ),
         }
+
+
+def document_groups(files: Sequence[File], unit_bytes: int) -> list[Unit]:
+    """Group consecutive document shards into units of up to `unit_bytes`; a larger one is a unit of its own."""
+    groups: list[list[int]] = []
+    size = 0
+    for number, file in enumerate(files):
+        if not groups or size + file.bytes > unit_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(number)
+        size += file.bytes
+    return [
+        Unit(
+            index,
+            f"document shards [{group[0]}:{group[-1] + 1}] of {len(files)}",
+            {"begin": group[0], "end": group[-1] + 1},
+            sum(files[number].bytes for number in group),
+        )
+        for index, group in enumerate(groups)
+    ]
 
 
 def verify_batch(loaded: Loaded, batch: pa.RecordBatch, encoded: Encoded, rows: NDArray[np.int64]) -> None:

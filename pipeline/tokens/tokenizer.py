@@ -90,9 +90,14 @@ def train_tokenizer(
     counted = _Counted(texts)
     tokenizer.train_from_iterator(counted, trainer)
     if counted.bytes == 0:
-        raise ValueError("there is no text to train a tokenizer on; see `headrace funnel` for where the documents went")
+        raise no_text()
     data = tokenizer.to_str().encode()
     return data, tokenizer_facts(data)
+
+
+def no_text() -> ValueError:
+    """Return the error to raise where there is nothing to train on."""
+    return ValueError("there is no text to train a tokenizer on; see `headrace funnel` for where the documents went")
 
 
 def tokenizer_facts(tokenizer_json: bytes) -> TokenizerFacts:

@@ -15,8 +15,9 @@ from benchmarks.training_cpu import PUBLISHED_LOSS, Setting, quality_rows, step_
 from benchmarks.training_data import by_character, drawn
 from benchmarks.training_ours import Alternation, Shape, StepClock, fit, whole_validation
 from benchmarks.training_peers import Checkout, nanogpt_folder, nanogpt_module, nanogpt_version, package_version, reason
-from training.loader import PADDING, ValidationLoader
+from training.loader import ValidationLoader
 from training.models.transformer import Transformer
+from training.rows import PADDING, Windows
 
 TEXT = "Wer reitet so spät durch Nacht und Wind?\nEs ist der Vater mit seinem Kind;\n" * 40
 SMALL = Shape(layers=2, heads=2, width=16, context_length=16, batch_size=4)
@@ -73,8 +74,8 @@ def test_an_evaluation_covers_the_whole_split(setting: Setting) -> None:
     run = whole_validation(setting.run("run", "nanogpt", steps=1))
     (shard,) = run.shards("validation")
     windows = run.training.evaluation_batches * run.training.batch_size
-    loader = ValidationLoader([shard], run.sequence_length, windows, run.end_of_text)
-    targets = np.concatenate([batch.windows[:, 1:].ravel() for batch in loader.batches(4)])
+    loader = ValidationLoader([shard], Windows(run.sequence_length), windows, run.end_of_text)
+    targets = np.concatenate([batch.rows["tokens"][:, 1:].ravel() for batch in loader.batches(4)])
     assert targets[targets != PADDING].tolist() == np.fromfile(shard.path, "<u2").tolist()
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
+from tests.training.huggingface.encoders import encoder_checkpoint
+from tests.training.huggingface.test_parity_bert import OURS as BERT
 from tests.training.small_models import tiny_checkpoint, tiny_tokenizer
 from training.checkpoints import TrainerState, save
 from training.config import ModelConfig
@@ -73,6 +76,31 @@ def test_people_are_told_what_comes_next(checkpoint: Path, tmp_path: Path) -> No
     (tmp_path / "theirs" / "tokenizer.json").unlink()
     shown = headrace("import", tmp_path / "theirs", "--workspace", tmp_path, "--name", "mute").stdout
     assert "without a tokenizer" in shown
+
+
+def test_an_encoder_goes_out_and_comes_back(tmp_path: Path) -> None:
+    checkpoint = encoder_checkpoint(tmp_path / "run", **BERT)
+    exported = answer("export", checkpoint, tmp_path / "theirs")
+    assert (exported["architecture"], exported["auto_class"]) == ("BertForPreTraining", "AutoModelForPreTraining")
+    assert "generation_config.json" not in exported["files"]
+    imported = answer("import", tmp_path / "theirs", "--workspace", tmp_path)
+    assert (imported["architecture"], imported["untrained"]) == ("BertForPreTraining", [])
+    weights = Path(imported["checkpoint"]) / "model.safetensors"
+    assert weights.read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    shown = headrace("import", tmp_path / "theirs", "--name", "again", "--workspace", tmp_path).stdout
+    assert "nothing for `headrace generate`" in shown
+    shown = headrace("export", checkpoint, tmp_path / "roberta", "--family", "roberta")
+    assert shown.exit_code == 2
+    assert "RobertaForMaskedLM cannot hold this model: token_types is 2, must be 0 or 1; pooler is true" in shown.stderr
+
+
+def test_a_head_that_was_drawn_is_named(tmp_path: Path) -> None:
+    BertModel(BertConfig(vocab_size=9, hidden_size=16, num_attention_heads=2, num_hidden_layers=1)).save_pretrained(
+        tmp_path / "bare"
+    )
+    shown = headrace("import", tmp_path / "bare", "--workspace", tmp_path).stdout
+    assert "(BertModel)" in shown
+    assert "the files have no head: newly drawn are transform.dense.weight, transform.dense.bias" in shown
 
 
 def test_what_cannot_be_done_is_said(checkpoint: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from training.checkpoints import CheckpointWriter, TrainerState
 from training.config import ModelConfig, ObjectiveConfig, OptimizerConfig, TrainingConfig
 from training.distributed import World
 from training.models.transformer import Transformer
-from training.objectives import build
+from training.objectives import Setting, build
 from training.optimizers.shards import local
 from training.parallel import gradients_summed, parallelise, whole
 
@@ -39,7 +39,7 @@ class Loss(nn.Module):
     def __init__(self, model: Transformer) -> None:
         super().__init__()
         self.model = model
-        self.objective = build(ObjectiveConfig(), 0)
+        self.objective = build(ObjectiveConfig(), Setting(VOCABULARY, 0))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         return self.objective.loss(self.model, batch)
@@ -72,7 +72,7 @@ class Run:
             total = torch.zeros(())
             for index, part in enumerate(parts):
                 with gradients_summed(self.loss, last=index == len(parts) - 1):
-                    loss = self.loss(self.objective.prepare(part)) / len(parts)
+                    loss = self.loss(self.objective.prepare({"tokens": part})) / len(parts)
                     loss.backward()
                 total += loss.detach()
             norm = self.optimizer.clip(1.0)
@@ -87,7 +87,8 @@ class Run:
         windows = torch.arange(BATCH * (TOKENS + 1)).view(BATCH, -1) % VOCABULARY
         self.model.eval()
         with whole(self.loss), torch.no_grad():
-            losses_B, _ = self.objective.evaluate(self.model, self.objective.prepare(windows))
+            batch = self.objective.prepare({"tokens": windows}, training=False)
+            losses_B, _ = self.objective.evaluate(self.model, batch)["loss"]
             logits_BTV = self.model(windows[:, :-1])
         self.model.train()
         return float(losses_B.sum()) + float(logits_BTV.sum())

@@ -14,7 +14,7 @@ from training.config import ModelConfig, OptimizerConfig
 from training.models.transformer import Transformer
 from training.optimizers import OptimizerSet, build
 
-NAMES = ["adamw", "sgd", "lion", "muon"]
+NAMES = ["adamw", "sgd", "lion", "lamb", "muon"]
 # Odd numbers of rows: the shards differ in size, and one process has none of some.
 CONFIG = ModelConfig(
     layers=2, heads=2, kv_heads=1, width=12, context_length=8, mlp_width=7, qk_norm="gains", bigram_buckets=13

@@ -13,7 +13,7 @@ from tests.training.test_trainer import events
 from tests.training.tiny_run import journal, make_run
 from training import checkpoints
 from training.callbacks.checkpointing import best_of, prune
-from training.callbacks.evaluation import summarize
+from training.callbacks.evaluation import Measured, summarize
 from training.callbacks.journal import StepLines, truncate
 from training.callbacks.training_metrics import CLOCKED
 from training.config import Shard
@@ -29,7 +29,7 @@ def test_metrics_weigh_shards_by_their_size() -> None:
         Shard("c", "validation", 50, source="web", language="en", text_bytes=0),
     ]
     # Mean losses of 2, 4 and 6 nats over ten predictions each.
-    row = summarize(shards, np.array([20.0, 40.0, 60.0]), np.array([10.0, 10.0, 10.0]))
+    row = summarize(shards, {"loss": Measured(np.array([20.0, 40.0, 60.0]), np.array([10.0, 10.0, 10.0]))})
     assert row["validation/loss"] == pytest.approx((100 * 2 + 300 * 4 + 50 * 6) / 450)
     assert row["validation/perplexity"] == pytest.approx(math.exp(row["validation/loss"]))
     assert row["validation/loss/source/wiki"] == pytest.approx((100 * 2 + 300 * 4) / 400)

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -380,3 +381,27 @@ def test_differences_are_named() -> None:
     ours = {"a": 1, "b": [1, (2, 3)], "c": None}
     assert checkpoints.differences(ours, {"a": 1, "b": [1, [2, 3]], "c": None}) == []
     assert checkpoints.differences(ours, {"a": 2, "b": [1, [2, 3]], "d": 4}) == ["a: 2 -> 1", "d: 4 -> None"]
+
+
+def test_weights_that_fit_are_what_a_run_starts_from(tmp_path: Path) -> None:
+    other = {"positions": "learned", "tied_embeddings": True}
+    pretrained, tuned = new_model(**other), new_model(**other, bias="all", context_length=16)
+    folder = checkpoints.save(tmp_path, pretrained, TrainerState(3, {}, {}, {}), {})
+    before = {name: tensor.clone() for name, tensor in tuned.state_dict().items()}
+    found = checkpoints.load_initial(
+        tuned, folder, hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    )
+    for name, tensor in tuned.state_dict().items():
+        if name in found["taken"] or name == "head.weight":
+            assert torch.equal(tensor, pretrained.state_dict()[name]), name
+        else:
+            assert name in found["drawn"]
+            assert torch.equal(tensor, before[name]), name
+    assert "position_embedding.weight" in found["drawn"]
+    assert "blocks.0.mlp.input.bias" in found["drawn"]
+    assert found["left"] == ["position_embedding.weight"]
+    assert tuned.head.weight is tuned.embedding.weight
+    with pytest.raises(CheckpointError, match="another checkpoint lies there by now"):
+        checkpoints.load_initial(tuned, folder, "0" * 64)
+    with pytest.raises(ValueError, match="none of its tensors has the name and the shape"):
+        checkpoints.load_initial(new_model(width=18, heads=3), folder)

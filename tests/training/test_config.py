@@ -40,7 +40,13 @@ def test_a_run_survives_json(tmp_path: Path) -> None:
         ({"model": {"preset": "gpt9"}}, r"model\.preset: 'gpt9' is unknown; there are nano, gpt2"),
         ({"optimizer": {"learning_rate": -1}}, r"optimizer\.learning_rate must be a positive number, got -1"),
         ({"optimizer": {"beta1": 1.5}}, r"optimizer\.beta1 must lie in \[0, 0\.999999\], got 1\.5"),
-        ({"objective": {"name": "masked"}}, r"objective\.name: expected one of causal, got 'masked'"),
+        ({"objective": {"name": "diffusion"}}, r"objective\.name: expected one of causal, masked, .*, got 'diffusion'"),
+        (
+            {"objective": "bert"},
+            "sentence_task next_sentence needs model.pooler: true",
+        ),
+        ({"model": "bert-tiny", "objective": "roberta"}, "trains model.pooler .* set model.pooler: false"),
+        ({"model": "bert-tiny", "objective": "electra"}, "needs model.architecture: replaced_token, got transformer"),
         (
             {"data": [{"path": "a", "split": "test", "tokens": 1}]},
             r"data\[0\]\.split: expected one of train, validation",

@@ -22,6 +22,7 @@ from training.evaluation.perplexity import score_shards
 from training.evaluation.scoring import plan_windows, token_log_probabilities
 from training.loader import TrainLoader
 from training.models.transformer import Transformer
+from training.rows import Windows
 
 __all__ = ["one_thread"]
 
@@ -204,7 +205,7 @@ def test_ngrams_may_count_only_what_the_model_was_trained_on(tmp_path: Path) -> 
     wrapped = whole = False
     for seed, steps in [*((seed, 40) for seed in range(9)), (1, 1), (1, 200)]:
         run = make_run(tmp_path / "run", steps=steps, seed=seed)
-        loader = TrainLoader(run.shards("train"), run.sequence_length, run.training.batch_size, seed)
+        loader = TrainLoader(run.shards("train"), Windows(run.sequence_length), run.training.batch_size, seed)
         starts = loader.starts(np.arange(steps * run.training.batch_size)).tolist()
         stream = np.concatenate([np.fromfile(shard.path, "<u2") for shard in run.shards("train")])
         reach = [start + offset for start in starts for offset in range(run.sequence_length + 1)]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.training.sharded import NAMES, config_of, run_in_two_processes
 from training.config import ModelConfig, OptimizerConfig
 from training.models.transformer import Transformer
-from training.optimizers import SGD, AdamW, Lion, Muon, OptimizerSet, RowAdagrad, build, orthogonalize
+from training.optimizers import SGD, AdamW, Lamb, Lion, Muon, OptimizerSet, RowAdagrad, build, orthogonalize
 from training.optimizers.part import Part
 
 CONFIG = ModelConfig(layers=1, heads=2, width=16, context_length=8, bigram_buckets=11)
@@ -132,6 +132,24 @@ def test_lion_follows_its_algorithm() -> None:
     assert torch.allclose(optimizer.state[parameter]["momentum"], momentum, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(5, 3), (7,)])
+def test_lamb_follows_its_algorithm(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    weight, lr, beta1, beta2, epsilon, decay = torch.randn(shape), 0.1, 0.9, 0.99, 1e-6, 0.3
+    parameter, mean, square = nn.Parameter(weight.clone()), torch.zeros(shape), torch.zeros(shape)
+    optimizer = Lamb([{"params": [parameter]}], lr, (beta1, beta2), epsilon, decay)
+    for step in range(1, 7):
+        gradient = torch.randn(shape)
+        parameter.grad = gradient.clone()
+        optimizer.step()
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        update = mean / (1 - beta1**step) / ((square / (1 - beta2**step)).sqrt() + epsilon) + decay * weight
+        ratio = weight.norm() / update.norm() if len(shape) > 1 else 1.0
+        weight = weight - lr * ratio * update
+    assert torch.allclose(parameter, weight, atol=1e-5)
+
+
 def test_the_decay_of_sgd_stays_out_of_its_momentum() -> None:
     parameter = nn.Parameter(torch.ones(2))
     optimizer = SGD([{"params": [parameter]}], lr=0.1, momentum=0.9, weight_decay=0.5)
@@ -216,7 +234,9 @@ def test_weight_decay_spares_vectors_and_embeddings_on_request(name: str, decay_
     names = dict(model.named_parameters())
     assert {"head.weight", "blocks.0.mlp.input.bias", "norm.bias", "position_embedding.weight"} <= names.keys()
     for path, parameter in names.items():
-        expected = 0.95 if parameter.ndim == 2 and path not in spared else 1.0
+        # LAMB's step is as long as its rate says, however small the decay.
+        decayed = 0.9 if name == "lamb" else 0.95
+        expected = decayed if parameter.ndim == 2 and path not in spared else 1.0
         assert float(parameter.detach().mean()) == pytest.approx(expected), path
 
 

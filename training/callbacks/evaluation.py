@@ -1,17 +1,19 @@
-"""Validation loss, perplexity and bits per byte over a fixed choice of windows: overall, by source, by language."""
+"""What the objective measures on a fixed choice of held-out rows: overall, by source, by language."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from training.callbacks import Callback, Row, diverged
 from training.config import Shard
-from training.loader import ValidationLoader
+from training.loader import ValidationLoader, as_tensors, on_device
 from training.trainer import Trainer
 
 
@@ -27,49 +29,75 @@ class Evaluation(Callback):
         """Add the metrics to the row when they are due."""
         config = trainer.run.training
         if len(self._loader) and (trainer.due(config.evaluate_every) or trainer.due(config.checkpoint_every)):
-            metrics = summarize(self._loader.shards, *measure(trainer, self._loader))
+            likelihood = trainer.objective.likelihood
+            metrics = summarize(self._loader.shards, measure(trainer, self._loader), likelihood)
             if not math.isfinite(metrics["validation/loss"]):
                 raise FloatingPointError(diverged("validation loss", metrics["validation/loss"], trainer.step))
             row.update(metrics)
-            trainer.report("evaluation", step=trainer.step, metrics={k: row[k] for k in row if k in OVERALL})
+            overall = {name: value for name, value in metrics.items() if is_overall(name)}
+            trainer.report("evaluation", step=trainer.step, metrics=overall)
 
 
-OVERALL = ("validation/loss", "validation/perplexity", "validation/bits_per_byte")
+class Measured(NamedTuple):
+    """Sums and counts of a metric for each validation shard, float64."""
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64]
 
 
-def measure(trainer: Trainer, loader: ValidationLoader) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Summed loss and number of predictions of each validation shard, over all processes."""
-    totals = torch.zeros(2, len(loader.shards), dtype=torch.float64)
+def is_overall(name: str) -> bool:
+    """Whether a metric is that of all shards."""
+    return name.startswith("validation/") and "/source/" not in name and "/language/" not in name
+
+
+def measure(trainer: Trainer, loader: ValidationLoader) -> dict[str, Measured]:
+    """All that the objective measures, for each validation shard, over all processes; and `rows`, their number."""
+    totals: dict[str, Tensor] = {}
     model, device, world = trainer.model, trainer.compute.device, trainer.world
     with trainer.inference():
         for part in loader.batches(trainer.device_batch_size, world.rank, world.size):
-            batch = trainer.objective.prepare(torch.from_numpy(part.windows).to(device))
+            rows = on_device(as_tensors(part.rows), device)
+            batch = trainer.objective.prepare(rows, training=False)
             with trainer.compute.autocast():
-                losses, counts = trainer.objective.evaluate(model, batch)
+                measures = trainer.objective.evaluate(model, batch)
             trainer.beat()
             shards = torch.from_numpy(part.shards)
-            totals[0].index_add_(0, shards, losses.double().cpu())
-            totals[1].index_add_(0, shards, counts.double().cpu())
-    totals = world.sum(totals.to(device)).cpu()
-    return totals[0].numpy(), totals[1].numpy()
+            for name, (sums, counts) in measures.items():
+                total = totals.setdefault(name, torch.zeros(2, len(loader.shards), dtype=torch.float64))
+                total[0].index_add_(0, shards, sums.double().cpu())
+                total[1].index_add_(0, shards, counts.double().cpu())
+    names = sorted(totals)
+    summed = world.sum(torch.stack([totals[name] for name in names]).to(device)).cpu().numpy()
+    return {name: Measured(sums, counts) for name, (sums, counts) in zip(names, summed, strict=True)}
 
 
-def summarize(shards: list[Shard], losses: NDArray[np.float64], counts: NDArray[np.float64]) -> Row:
-    """Metrics by name. The mean loss of a shard stands for all of its tokens, so shards weigh by their size.
+def summarize(shards: list[Shard], measured: Mapping[str, Measured], likelihood: bool = True) -> Row:
+    """Metrics by name. The mean of a shard stands for all of it, so shards weigh by their tokens.
 
-    Bits per byte: the loss in bits of all tokens (end-of-text ids included) over the UTF-8 bytes of their text.
+    With a likelihood also the perplexity, and bits per byte: the loss in bits of all tokens (end-of-text ids included)
+    over the UTF-8 bytes of their text. Where there are precision and recall, their harmonic mean, F1.
     """
-    means = losses / np.maximum(counts, 1)
     tokens = np.array([shard.tokens for shard in shards], dtype=np.float64)
     text_bytes = np.array([shard.text_bytes for shard in shards], dtype=np.float64)
+    # What one counted prediction stands for: the loss is counted in all of a shard's rows.
+    weights = tokens / np.maximum(measured["loss"].counts, 1)
 
     def metrics(chosen: NDArray[np.bool_], suffix: str) -> Row:
-        nats = float((means * tokens)[chosen].sum())
-        loss = nats / float(tokens[chosen].sum())
-        row = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-        if text_bytes[chosen].all():
-            row["bits_per_byte"] = nats / math.log(2) / float(text_bytes[chosen].sum())
-        return {f"validation/{name}{suffix}": value for name, value in row.items()}
+        found: Row = {}
+        for name, (sums, counts) in measured.items():
+            total = float((weights * counts)[chosen].sum())
+            if total:
+                found[name] = float((weights * sums)[chosen].sum()) / total
+        if likelihood and "loss" in found:
+            found["perplexity"] = math.exp(min(found["loss"], 700.0))
+            if text_bytes[chosen].all():
+                nats = found["loss"] * float(tokens[chosen].sum())
+                found["bits_per_byte"] = nats / math.log(2) / float(text_bytes[chosen].sum())
+        for name in [name for name in found if name.endswith("_precision")]:
+            precision, recall = found[name], found.get(name.replace("_precision", "_recall"), 0.0)
+            both = precision + recall
+            found[name.replace("_precision", "_f1")] = 2 * precision * recall / both if both else 0.0
+        return {f"validation/{name}{suffix}": value for name, value in found.items()}
 
     row = metrics(np.ones(len(shards), dtype=bool), "")
     groups: dict[str, Callable[[Shard], str]] = {"source": lambda s: s.source, "language": lambda s: s.language}

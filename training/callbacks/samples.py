@@ -39,6 +39,10 @@ class Samples(Callback):
         """Load the tokenizer, and cut the file back to the step where the run goes on."""
         if not trainer.run.training.samples_every:
             return
+        if not trainer.objective.likelihood:
+            name = trainer.run.objective.name
+            trainer.report("warning", message=f"no sample texts: a model trained on {name} does not continue a text")
+            return
         if self._tokenizer is None:
             from training.generation import read_tokenizer
 
@@ -101,6 +105,10 @@ class _Agreed:
         # Parameters that FSDP2 gathers in inference mode would be of no use to the training that follows.
         with torch.inference_mode(False), torch.no_grad():
             return self._trainer.model.hidden(ids_BT.clone())
+
+    def readout(self, hidden_D: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return self._trainer.model.readout(hidden_D)
 
     def head(self, hidden_D: Tensor) -> Tensor:
         world = self._trainer.world

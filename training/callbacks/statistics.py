@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from training.callbacks import Callback, Row
+from training.models import Model
+from training.models.transformer import Block
 from training.objectives import Batch
 from training.optimizers.shards import local
 from training.trainer import Trainer
@@ -89,7 +91,9 @@ class Statistics(Callback):
 def measure(trainer: Trainer) -> dict[str, list[float]]:
     """Activation and attention figures of each block in the order of the forward pass, means over all processes."""
     model, world = trainer.model, trainer.world
-    batch = few_sequences(trainer.batch, model.config.heads)
+    layers = [layer for layer in model.blocks if isinstance(layer, Block)]
+    if not layers:
+        return {}
     figures: list[Tensor] = []
     alive: list[Tensor] = []
 
@@ -104,17 +108,22 @@ def measure(trainer: Trainer) -> dict[str, list[float]]:
         figures.append(output_BTD.float().square().mean().sqrt().reshape(1))
 
     hooks = []
-    for layer in model.blocks:
-        part: Any = layer
+    for part in layers:
         hooks += [part.attention.register_forward_pre_hook(attention), part.register_forward_hook(block)]
         if model.config.mlp in ("relu", "relu2"):
             hooks.append(part.mlp.register_forward_pre_hook(mlp))
     try:
         with trainer.inference(averaged=False), trainer.compute.autocast():
-            model.hidden(batch["inputs"], batch.get("documents"))
+            if trainer.objective.likelihood:
+                batch = few_sequences(trainer.batch, model.config.heads)
+                model.hidden(batch["inputs"], batch.get("documents"))
+            else:
+                trainer.objective.loss(model, few_rows(trainer.batch, model.config.heads))
     finally:
         for hook in hooks:
             hook.remove()
+    # Several objectives pass through the blocks in turn; the first one is measured.
+    figures = figures[: 2 * passes(model)]
     entropies, lowest, rms = (world.sum(torch.cat(figures).float()) / world.size).view(-1, 3).T.tolist()
     measured = {"activation_rms": rms, "attention_entropy": entropies, "attention_entropy_min": lowest}
     if alive:
@@ -128,6 +137,19 @@ def few_sequences(batch: Batch, heads: int) -> Batch:
     tokens = min(batch["inputs"].shape[1], MAX_TOKENS)
     sequences = max(1, min(MAX_SEQUENCES, MAX_WEIGHTS // (heads * tokens * tokens)))
     return {name: batch[name][:sequences, :tokens].contiguous() for name in ("inputs", "documents") if name in batch}
+
+
+def few_rows(batch: Batch, heads: int) -> Batch:
+    """The first rows of a batch, as `few_sequences` takes them, but whole: what is predicted lies anywhere in them."""
+    tokens = max(tensor.shape[1] for tensor in batch.values() if tensor.ndim > 1)
+    rows = max(1, min(MAX_SEQUENCES, MAX_WEIGHTS // (heads * tokens * tokens)))
+    return {name: tensor[:rows] for name, tensor in batch.items()}
+
+
+def passes(model: Model) -> int:
+    """Blocks that one forward pass runs, those that stand for several layers as often."""
+    places = model.config.layers // model.config.blocks
+    return places * len(model.blocks)
 
 
 def head_entropies(weights_BHTT: Tensor) -> Tensor:

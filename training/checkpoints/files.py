@@ -166,6 +166,15 @@ def verify(path: Path, facts: dict[str, Any], rank: int = 0, size: int = 1) -> N
         raise unreadable(path, error) from None
 
 
+def file_digest(path: Path) -> str:
+    """The sha256 of a file as hex; raises CheckpointError naming it."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return _sha256(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
 def _sha256(descriptor: int, begin: int, end: int) -> str:
     digest = hashlib.sha256()
     while begin < end:

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.checkpoints.files import read_header, read_json, read_tensors, verify
+from training.checkpoints.files import file_digest, read_header, read_json, read_tensors, verify
 from training.checkpoints.folders import CheckpointError, FormatError, UnreadableError, list_checkpoints, step_of
 from training.checkpoints.writing import FORMAT, MODEL, RAW, TRAINER, TrainerState
 from training.config import ModelConfig, from_dict
 from training.distributed import World
-from training.models.transformer import Transformer
+from training.models import Model, build
+from training.models.sharing import share, shared_names
 from training.optimizers.shards import is_sharded
 
 
-def load_model(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -> tuple[Transformer, ModelConfig]:
+def load_model(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -> tuple[Model, ModelConfig]:
     """Load the model of a checkpoint for use: float32, in evaluation mode, on `device`.
 
     Where the run averages its weights, these are the averages. Raises CheckpointError (a ValueError) naming the file
@@ -33,15 +34,13 @@ def load_model(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
     # On the meta device no weights are drawn, which would only be overwritten.
     with torch.device("meta"):
-        model = Transformer(config, vocabulary_size)
+        model = build(config, vocabulary_size)
     _fill(model, folder / MODEL, assign=True)
-    if config.tied_embeddings:
-        model.head.weight = model.embedding.weight
     model.reset_buffers()
     return model.to(device).eval(), config
 
 
-def load_weights(model: Transformer, checkpoint_dir: str | Path, world: World | None = None) -> None:
+def load_weights(model: Model, checkpoint_dir: str | Path, world: World | None = None) -> None:
     """Copy the weights of a checkpoint into a model of the same shape; raises CheckpointError where it differs.
 
     All processes call it for a sharded model, with the `world` that they joined; each reads its part.
@@ -53,15 +52,48 @@ def load_weights(model: Transformer, checkpoint_dir: str | Path, world: World | 
     _fill(model, path, assign=False)
 
 
-def _fill(model: Transformer, path: Path, assign: bool) -> None:
+def load_initial(
+    model: Model, checkpoint_dir: str | Path, sha256: str = "", world: World | None = None
+) -> dict[str, list[str]]:
+    """Copy those weights of a checkpoint into a model whose names and shapes agree: what a run starts from.
+
+    Returns the names of the model's parameters that were `taken` and that were `drawn` anew, and those of the file that
+    were `left`. All processes call it. Raises CheckpointError where the file is missing, damaged or not the one of the
+    digest, and ValueError where nothing in it fits.
+    """
+    path = Path(checkpoint_dir) / MODEL
+    if sha256 and file_digest(path) != sha256:
+        raise CheckpointError(f"{path}: its sha256 is not {sha256}: another checkpoint lies there by now")
+    further = shared_names(model)
+    ours = {name: tensor for name, tensor in model.state_dict().items() if name not in further}
+    theirs = {name: shape for name, (_, shape) in read_header(path).items()}
+    taken = [name for name, tensor in ours.items() if theirs.get(name) == tensor.shape]
+    if not taken:
+        raise ValueError(f"{path}: none of its tensors has the name and the shape of one of the model")
+    if _is_sharded(model):
+        _load(path, {name: ours[name] for name in taken}, world)
+    else:
+        weights = read_tensors(path)
+        with torch.no_grad():
+            for name in taken:
+                ours[name].copy_(weights[name])
+    return {
+        "taken": taken,
+        "drawn": [name for name in ours if name not in taken],
+        "left": [name for name in theirs if name not in taken],
+    }
+
+
+def _fill(model: Model, path: Path, assign: bool) -> None:
     """Copy whole tensors into a model, or make them its parameters."""
     weights = read_tensors(path)
-    if model.config.tied_embeddings and "embedding.weight" in weights:
-        weights["head.weight"] = weights["embedding.weight"]
+    further = shared_names(model)
+    weights |= {name: weights[first] for name, first in further.items() if first in weights}
     try:
         model.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit the model: {error}") from None
+    share(model, further)
 
 
 def describe(checkpoint_dir: str | Path) -> dict[str, Any]:
@@ -184,10 +216,9 @@ def _sharded_state(path: Path, model: nn.Module, world: World | None) -> dict[st
     return tensors
 
 
-def _load_shards(model: Transformer, path: Path, world: World | None) -> None:
-    ours = dict(model.state_dict())
-    if model.config.tied_embeddings:
-        del ours["head.weight"]
+def _load_shards(model: Model, path: Path, world: World | None) -> None:
+    further = shared_names(model)
+    ours = {name: tensor for name, tensor in model.state_dict().items() if name not in further}
     theirs = {name: shape for name, (_, shape) in read_header(path).items()}
     odd = sorted(
         name for name in ours.keys() | theirs.keys() if name not in ours or theirs.get(name) != ours[name].shape

@@ -17,7 +17,8 @@ from training.checkpoints.files import write_bytes, write_json, write_tensors
 from training.checkpoints.folders import CheckpointError, abandon, begin, commit, folder_of
 from training.config import to_dict
 from training.distributed import World
-from training.models.transformer import Transformer
+from training.models import Model
+from training.models.sharing import shared_names
 from training.optimizers.shards import is_sharded
 
 FORMAT = 2
@@ -61,16 +62,15 @@ class Contents:
     @classmethod
     def of(
         cls,
-        model: Transformer,
+        model: Model,
         state: TrainerState,
         description: dict[str, Any],
         tokenizer_path: str | Path | None,
         average: dict[str, Tensor] | None,
     ) -> Contents:
         """Collect it; the tensors are still those of the model and the optimiser."""
-        weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-        if model.config.tied_embeddings:
-            del weights["head.weight"]
+        further = shared_names(model)
+        weights = {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in further}
         raw = {f"{RAW}{name}": tensor for name, tensor in weights.items()} if average else {}
         averaged = {name: tensor for name, tensor in (average or {}).items() if name in weights}
         tokenizer = _tokenizer(str(tokenizer_path)) if tokenizer_path is not None else None
@@ -110,7 +110,7 @@ class Contents:
 
 def save(
     checkpoints_dir: str | Path,
-    model: Transformer,
+    model: Model,
     state: TrainerState,
     description: dict[str, Any],
     tokenizer_path: str | Path | None = None,
@@ -149,7 +149,7 @@ class CheckpointWriter:
 
     def start(
         self,
-        model: Transformer,
+        model: Model,
         state: TrainerState,
         description: dict[str, Any],
         tokenizer_path: str | Path | None = None,

@@ -5,22 +5,39 @@ NumPy and safetensors reads the same JSON through `from_dict`. Nothing here impo
 """
 
 from training.config.model import ModelConfig, RopeScaling
-from training.config.optimization import ObjectiveConfig, OptimizerConfig, ScheduleConfig
-from training.config.presets import PRESETS, expand_preset
+from training.config.objective import (
+    ContrastiveConfig,
+    MaskingConfig,
+    ObjectiveConfig,
+    PermutationConfig,
+    ReplacedTokenConfig,
+    SpanCorruptionConfig,
+)
+from training.config.optimization import OptimizerConfig, ScheduleConfig
+from training.config.presets import OBJECTIVES, PRESETS, expand_objective, expand_preset
 from training.config.reading import from_dict, to_dict
-from training.config.run import GuardConfig, Shard, TrainingConfig, TrainingRun, load_run
+from training.config.run import GuardConfig, Shard, SpecialTokens, TrainingConfig, TrainingRun, check_fit, load_run
 
 __all__ = [
+    "OBJECTIVES",
     "PRESETS",
+    "ContrastiveConfig",
     "GuardConfig",
+    "MaskingConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
+    "PermutationConfig",
+    "ReplacedTokenConfig",
     "RopeScaling",
     "ScheduleConfig",
     "Shard",
+    "SpanCorruptionConfig",
+    "SpecialTokens",
     "TrainingConfig",
     "TrainingRun",
+    "check_fit",
+    "expand_objective",
     "expand_preset",
     "from_dict",
     "load_run",

@@ -49,7 +49,16 @@ class ModelConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
+    architecture: Literal["transformer", "replaced_token", "two_stream", "encoder_decoder"] = "transformer"
+    """transformer: one trunk; replaced_token: a trunk and a smaller generator that shares its embeddings (ELECTRA);
+    two_stream: relative positions and two streams (XLNet); encoder_decoder: two trunks (T5)."""
     layers: int = 6
+    """Layers, those of the encoder where there is a decoder, too."""
+    decoder_layers: int | None = None
+    """Layers of the decoder of an encoder_decoder; by default as many as `layers`."""
+    generator_share: float = 0.25
+    """Width, heads and feed-forward width of the generator of a replaced_token model, as a share of the trunk's (Clark
+    et al. 2020, table 6)."""
     heads: int = 4
     """Query heads."""
     kv_heads: int | None = None
@@ -59,6 +68,11 @@ class ModelConfig:
     """Width of the residual stream."""
     head_width: int | None = None
     """Width of a head; by default width / heads."""
+    embedding_width: int | None = None
+    """Width of the embeddings where a matrix projects them to the stream (ALBERT's factorisation, Lan et al. 2020,
+    section 3.1); by default that of the stream, without a projection."""
+    token_types: int = 0
+    """Rows of a learned embedding of the part of its sequence that a token belongs to (BERT: 2); 0 leaves it out."""
     context_length: int = 256
     """Longest input in tokens."""
     layer_groups: int | None = None
@@ -69,11 +83,19 @@ class ModelConfig:
     """Sliding window: each token sees itself and the window - 1 tokens before it (both sides when bidirectional)."""
     global_every: int = 0
     """With a window: every n-th layer sees everything all the same; 0: none."""
-    positions: Literal["rotary", "learned", "alibi", "none"] = "rotary"
+    global_first: bool = False
+    """Whether the first of each `global_every` layers is the one without a window (ModernBERT), and not the last."""
+    positions: Literal["rotary", "learned", "alibi", "relative", "none"] = "rotary"
     """rotary: RoFormer (Su et al. 2021); learned: a vector for each place (GPT-2); alibi: a linear penalty on distance
-    (Press et al. 2022)."""
+    (Press et al. 2022); relative: those of the architecture two_stream (Transformer-XL) or encoder_decoder (T5)."""
+    relative_buckets: int = 32
+    """Distances that a T5 tells apart, by head (Raffel et al. 2020, section 2.1)."""
+    relative_distance: int = 128
+    """Distance from which on a T5 tells none apart."""
     rope_theta: float = 10_000.0
     """Base of the rotary position frequencies (RoFormer, section 3.4.3)."""
+    rope_theta_windowed: float | None = None
+    """Base in the layers with a window (ModernBERT: 10,000, and 160,000 elsewhere); by default `rope_theta`."""
     rope_scaling: RopeScaling | None = None
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     norm_position: Literal["pre", "post"] = "pre"
@@ -81,16 +103,28 @@ class ModelConfig:
     norm_epsilon: float = 1e-6
     embedding_norm: bool = False
     """Normalise the embeddings before the first block (BERT)."""
-    mlp: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"] = "relu2"
+    first_norm: bool = True
+    """Whether the first block normalises what its attention reads; ModernBERT's does not, as the embeddings are
+    normalised."""
+    mlp: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu", "geglu", "geglu_tanh"] = "relu2"
     """Activation of the feed-forward layer: GELU, its tanh approximation (GPT-2), ReLU, squared ReLU (Primer), SwiGLU
-    (Llama)."""
+    (Llama), GeGLU (ModernBERT; with the tanh approximation T5 1.1; Shazeer 2020)."""
     mlp_width: int | None = None
-    """Hidden width of the feed-forward layer; by default 4 * width, for SwiGLU 8/3 * width rounded up to 64."""
+    """Hidden width of the feed-forward layer; by default 4 * width, for gated ones 8/3 * width rounded up to 64."""
     qk_norm: Literal["none", "plain", "gains"] = "plain"
     """RMS-normalise queries and keys by head before the product (Henry et al. 2020), without or with trained gains
     (Qwen3); allows higher learning rates."""
     bias: Literal["none", "qkv", "all"] = "none"
-    """Which linear layers of the blocks have a bias (all: LayerNorms, too); the vocabulary head has none."""
+    """Which linear layers of the blocks have a bias (all: LayerNorms and the head's transform, too)."""
+    head: Literal["linear", "transform", "replaced_token"] = "linear"
+    """What reads the last layer: the vocabulary matrix; a dense layer, its activation (`mlp`'s) and a norm before it
+    (BERT's masked-word head); one logit a token, whether it was replaced (ELECTRA's discriminator)."""
+    head_bias: bool = False
+    """Whether the vocabulary head has a bias (BERT)."""
+    pooler: bool = False
+    """A dense tanh layer over the first token of each sequence, for what is said of the whole sequence (BERT)."""
+    sentence_classes: int = 0
+    """Classes of a linear head over the pooler's output (BERT's next sentence, ALBERT's sentence order: 2)."""
     tied_embeddings: bool = False
     """Use the token embedding as the output matrix too."""
     bigram_buckets: int = 0
@@ -101,7 +135,7 @@ class ModelConfig:
     """Share of activations dropped after the embedding, attention and feed-forward, in training only."""
     attention_dropout: float = 0.0
     """Share of attention weights dropped, in training only."""
-    initialization: Literal["small", "gpt2", "xavier", "he", "mup"] = "small"
+    initialization: Literal["small", "gpt2", "bert", "t5", "xavier", "he", "mup"] = "small"
     """Named scheme of `training/models/initialization.py`."""
     mup_base_width: int = 256
     """With the initialisation `mup`: the width at which the learning rates were tuned. Adam's rate for a matrix of the
@@ -110,11 +144,21 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "width", "context_length", "mup_base_width"):
             at_least(name, getattr(self, name), 1)
-        for name in ("kv_heads", "head_width", "layer_groups", "window", "mlp_width"):
+        for name in (
+            "kv_heads",
+            "head_width",
+            "layer_groups",
+            "window",
+            "mlp_width",
+            "embedding_width",
+            "decoder_layers",
+        ):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
-        for name in ("global_every", "bigram_buckets"):
+        for name in ("global_every", "bigram_buckets", "token_types", "sentence_classes"):
             at_least(name, getattr(self, name), 0)
+        at_least("relative_buckets", self.relative_buckets, 4)
+        at_least("relative_distance", self.relative_distance, self.relative_buckets)
         if self.head_width is None and self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads = {self.heads}, got {self.width}; or set head_width")
         if self.positions == "rotary" and self.width_of_head % 2:
@@ -130,6 +174,22 @@ class ModelConfig:
             raise ValueError(f"rope_scaling needs positions: rotary, got {self.positions}")
         if self.global_every and self.window is None:
             raise ValueError("global_every means nothing without a window")
+        if self.sentence_classes and not self.pooler:
+            raise ValueError("sentence_classes needs pooler: true, whose output it reads")
+        if self.embedding_width is not None and self.bigram_buckets:
+            raise ValueError("embedding_width and bigram_buckets do not go together")
+        if self.embedding_width is not None and self.tied_embeddings and self.head == "linear":
+            raise ValueError("with embedding_width a tied vocabulary matrix needs head: transform, to narrow to it")
+        if (self.positions == "relative") != (self.architecture in ("two_stream", "encoder_decoder")):
+            raise ValueError(
+                "positions: relative belongs to the architectures two_stream and encoder_decoder, and they to it; got "
+                f"positions {self.positions}, architecture {self.architecture}"
+            )
+        if self.decoder_layers is not None and self.architecture != "encoder_decoder":
+            raise ValueError(f"decoder_layers needs architecture: encoder_decoder, got {self.architecture}")
+        within("generator_share", self.generator_share, 0.01, 1.0)
+        if self.rope_theta_windowed is not None:
+            positive("rope_theta_windowed", self.rope_theta_windowed)
         within("dropout", self.dropout, 0.0, 0.99)
         within("attention_dropout", self.attention_dropout, 0.0, 0.99)
         positive("rope_theta", self.rope_theta)
@@ -145,7 +205,17 @@ class ModelConfig:
         """Width of the feed-forward layer."""
         if self.mlp_width is not None:
             return self.mlp_width
-        return 64 * math.ceil(8 * self.width / 3 / 64) if self.mlp == "swiglu" else 4 * self.width
+        return 64 * math.ceil(8 * self.width / 3 / 64) if self.gated else 4 * self.width
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer multiplies its values by a gate."""
+        return self.mlp in ("swiglu", "geglu", "geglu_tanh")
+
+    @property
+    def width_of_embedding(self) -> int:
+        """Width of the token embedding."""
+        return self.width if self.embedding_width is None else self.embedding_width
 
     @property
     def width_of_head(self) -> int:

@@ -1,4 +1,4 @@
-"""What is learned, and how the weights are updated."""
+"""How the weights are updated."""
 
 from __future__ import annotations
 
@@ -10,33 +10,14 @@ from training.config.reading import STRICT, at_least, positive, within
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Which task the model is trained on."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    name: Literal["causal"] = "causal"
-    document_mask: bool = False
-    """Let no token see another document of its window; learned positions begin anew with each document."""
-    label_smoothing: float = 0.0
-    """Share of the target's probability that is spread over the vocabulary (Szegedy et al. 2016, section 7)."""
-    z_loss: float = 0.0
-    """Weight of the squared log-normaliser in the loss, which keeps logits small (PaLM, section 5; 1e-4 there)."""
-
-    def __post_init__(self) -> None:
-        within("label_smoothing", self.label_smoothing, 0.0, 0.99)
-        within("z_loss", self.z_loss, 0.0, 1.0)
-
-
-@dataclass(frozen=True)
 class OptimizerConfig:
     """One optimiser for all parameters, or Muon for the matrices of the trunk and AdamW for the rest."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
-    name: Literal["adamw", "sgd", "lion", "muon"] = "muon"
-    """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, Lion (Chen et al. 2023), Muon (Jordan et al.
-    2024)."""
+    name: Literal["adamw", "sgd", "lion", "lamb", "muon"] = "muon"
+    """AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, Lion (Chen et al. 2023), LAMB (You et al.
+    2020), Muon (Jordan et al. 2024)."""
     learning_rate: float = 3e-3
     """Peak learning rate of all that Muon does not train."""
     muon_learning_rate: float = 2e-2

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from training.config.model import ModelConfig
-from training.config.optimization import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from training.config.objective import ObjectiveConfig
+from training.config.optimization import OptimizerConfig, ScheduleConfig
 from training.config.reading import STRICT, at_least, from_dict, positive, within
 
 
@@ -33,9 +34,32 @@ class Shard:
     documents: int = 0
     sha256: str = ""
     """Hex digest of the file; checked at the start unless `training.verify_digests` is off."""
+    marks: str = ""
+    """File of one uint8 for each token: 1 where a word begins, 2 where a sentence begins, 3 where both do; objectives
+    that work along words and sentences need it."""
+    marks_sha256: str = ""
 
     def __post_init__(self) -> None:
         at_least("tokens", self.tokens, 0)
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokenizer that objectives put between the corpus' tokens; None where it has none."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    padding: int | None = None
+    mask: int | None = None
+    first: int | None = None
+    """Before each sequence (BERT's [CLS])."""
+    separator: int | None = None
+    """Behind each part of a sequence (BERT's [SEP])."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None:
+                at_least(name, value, 0)
 
 
 @dataclass(frozen=True)
@@ -187,8 +211,15 @@ class TrainingRun:
     """Identity of the token shards; a checkpoint made from another one is refused."""
     tokenizer_path: str | None = None
     """tokenizer.json, copied into each checkpoint."""
+    initial_checkpoint: str = ""
+    """Folder of a checkpoint whose weights the run starts from, where names and shapes agree; empty: drawn anew."""
+    initial_sha256: str = ""
+    """Hex digest of its model.safetensors; another one there is refused."""
+    examples_sha256: str = ""
+    """Hex digest of the file of `objective.contrastive.examples`, or several with spaces between them."""
     tokenizer_sha256: str = ""
     """Hex digest of the tokenizer.json that made the shards; another one at tokenizer_path is refused."""
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -201,6 +232,9 @@ class TrainingRun:
             raise ValueError(
                 f"end_of_text must lie in the vocabulary [0, {self.vocabulary_size}), got {self.end_of_text}"
             )
+        check_fit(self.model, self.objective)
+        if self.training.parallel == "fsdp" and any(one.contrastive.queue for one in self.objective.all):
+            raise ValueError("contrastive.queue needs training.parallel: ddp, since its encoder is a copy of the model")
         if not self.output_dir:
             raise ValueError("output_dir must name a folder, got an empty string")
         if self.sequence_length > self.model.context_length:
@@ -213,6 +247,11 @@ class TrainingRun:
     def sequence_length(self) -> int:
         """Tokens in one training sequence."""
         return self.training.sequence_length or self.model.context_length
+
+    @property
+    def model_vocabulary(self) -> int:
+        """Ids that the model knows: the tokenizer's, and behind them those of the objective's own."""
+        return self.vocabulary_size + self.objective.extra_tokens
 
     def shards(self, split: str) -> list[Shard]:
         """The shards of one split, in their given order."""
@@ -227,8 +266,12 @@ class TrainingRun:
         parts: dict[str, Any] = {
             "dataset_fingerprint": self.dataset_fingerprint,
             "data.train": [[shard.sha256, shard.tokens, shard.dtype] for shard in self.shards("train")],
+            "objective.examples_sha256": self.examples_sha256,
+            "data.marks": [shard.marks_sha256 for shard in self.shards("train")] if self.objective.marks else [],
             "vocabulary_size": self.vocabulary_size,
             "end_of_text": self.end_of_text,
+            "initial_sha256": self.initial_sha256,
+            "special_tokens": dataclasses.asdict(self.special_tokens),
             "training.steps": training.steps,
             "training.batch_size": training.batch_size,
             "training.sequence_length": self.sequence_length,
@@ -238,7 +281,70 @@ class TrainingRun:
         }
         for name in ("model", "objective", "optimizer", "schedule"):
             parts |= {f"{name}.{key}": value for key, value in dataclasses.asdict(getattr(self, name)).items()}
+        for contrastive in (parts["objective.contrastive"], *(one["contrastive"] for one in parts["objective.also"])):
+            del contrastive["examples"]  # a place; the digest stands above
         return parts
+
+
+_ARCHITECTURES = {
+    "causal": "transformer",
+    "masked": "transformer",
+    "prefix": "transformer",
+    "contrastive": "transformer",
+    "replaced_token": "replaced_token",
+    "permutation": "two_stream",
+    "span_corruption": "encoder_decoder",
+}
+
+
+def check_fit(model: ModelConfig, objective: ObjectiveConfig) -> None:
+    """Raise ValueError where a model cannot be trained on an objective, naming the field and what it must be."""
+    for one in objective.all:
+        needed = _ARCHITECTURES[one.name]
+        if model.architecture != needed:
+            raise ValueError(
+                f"objective {one.name} needs model.architecture: {needed}, got {model.architecture} "
+                f"({_presets(needed, one.name)})"
+            )
+        reads_words = one.name in ("causal", "masked", "prefix")
+        if reads_words and model.head == "replaced_token":
+            raise ValueError(f"objective {one.name} needs a vocabulary head: model.head must be linear or transform")
+        if one.sentence_task != "none" and model.sentence_classes < 2:
+            raise ValueError(
+                f"sentence_task {one.sentence_task} needs model.pooler: true and model.sentence_classes: 2, got "
+                f"{model.sentence_classes}"
+            )
+    if model.pooler and not any(one.sentence_task != "none" or one.name == "contrastive" for one in objective.all):
+        raise ValueError(
+            f"no part of the objective {objective.name} trains model.pooler and model.sentence_classes: set "
+            "model.pooler: false and model.sentence_classes: 0, or objective.sentence_task"
+        )
+    if model.sentence_classes and all(one.sentence_task == "none" for one in objective.all):
+        raise ValueError(
+            f"no part of the objective {objective.name} trains model.sentence_classes: set it to 0, or "
+            "objective.sentence_task"
+        )
+    if model.token_types == 1 and any(one.sentence_task != "none" for one in objective.all):
+        raise ValueError("a sentence task tells its two parts apart: model.token_types must be 2 (or 0), got 1")
+    # Each pass of a model with several objectives has the attention of its own; alone it is that of the config.
+    main = objective.name
+    if main == "causal" and model.attention != "causal":
+        raise ValueError(f"objective causal needs model.attention: causal, got {model.attention}")
+    if main in ("masked", "prefix") and model.attention != "bidirectional":
+        raise ValueError(
+            f"objective {main} needs model.attention: bidirectional, got {model.attention} "
+            f"({_presets('transformer', main)})"
+        )
+
+
+def _presets(architecture: str, objective: str) -> str:
+    names = {
+        "replaced_token": "electra-small, electra-base",
+        "two_stream": "xlnet-base",
+        "encoder_decoder": "t5-small",
+        "transformer": "gpt2" if objective == "causal" else "bert-base, roberta-base, modernbert-base",
+    }[architecture]
+    return f"such as the presets {names}"
 
 
 def load_run(path: str | Path) -> TrainingRun:

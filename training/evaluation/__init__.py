@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint: held-out perplexity and bits per byte, count models of the same tokens, minimal pairs."""
+"""Evaluation of a checkpoint: held-out text by its objective beside models that know less, grammar, tasks."""
 
 from __future__ import annotations
 

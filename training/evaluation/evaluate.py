@@ -1,92 +1,44 @@
-"""One evaluation of one checkpoint: held-out text beside n-gram models of the same tokens, minimal pairs, samples."""
+"""One evaluation of one checkpoint: held-out text beside models that know less, grammar, tasks, samples."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.checkpoints import describe, load_model
 from training.config import Shard, TrainingConfig, from_dict
+from training.continuing import CONTINUING, sees_prefix
 from training.devices import resolve
 from training.distributed import World
+from training.evaluation import held_out
+from training.evaluation.blanks import fill_spans, fill_words
+from training.evaluation.choices import evaluate_choices, read_questions
+from training.evaluation.embedding import bag_of_words, embed, poolings
+from training.evaluation.judged import Judged
+from training.evaluation.lines import set_name
+from training.evaluation.metrics import flat_metrics
 from training.evaluation.minimal_pairs import Pair, evaluate_pairs, read_pairs
 from training.evaluation.ngram import NgramModel
 from training.evaluation.perplexity import read_shard, score_shards
+from training.evaluation.probes import Embed, probe, read_examples
+from training.evaluation.pseudo_likelihood import predicts_both_sides, pseudo_log_probabilities
+from training.evaluation.pseudo_perplexity import score_sentences
 from training.evaluation.scoring import token_log_probabilities
-from training.evaluation.templates import LANGUAGES, template_pairs
-from training.generation import DEFAULT_PROMPTS, Generator, as_dicts, begin_of_text_id, end_of_text_id, load_tokenizer
+from training.evaluation.settings import TEMPLATES, EvaluationRun
+from training.evaluation.similarity import judge_similarity, read_scored_pairs
+from training.evaluation.stretches import held_out_sentences
+from training.evaluation.templates import template_pairs
+from training.evaluation.text_scores import text_scorer
+from training.generation import Generator, as_dicts
 from training.loader import TrainLoader
-from training.sampling import SamplingConfig
+from training.rows import Form, Windows
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-TEMPLATES = "templates:"
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class EvaluationRun:
-    """All that `python -m training.evaluation CONFIG.json` needs."""
-
-    checkpoint: str
-    """Checkpoint folder."""
-    data: list[Shard]
-    """Validation shards, one for each source and language, are scored; train shards feed the n-gram models."""
-    output: str
-    """The results.json to write."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the trunk, as in training: bf16 where the device is built for it. The head computes in float32."""
-    threads: int = 0
-    """CPU threads; 0 takes one for each core that the process may use."""
-    stride: int | None = None
-    """Tokens between the ends of two windows; by default the context length, so that each token is computed once, as in
-    the trainer's validation. A smaller one gives every token more context: the loss is lower, the work as much more."""
-    ngram_order: int = 3
-    """Order of the interpolated n-gram model; 0 leaves the n-gram models out."""
-    ngram_tokens: Literal["all", "trained"] = "all"
-    """What the n-gram models count: all train tokens, which makes them the stronger, or only those that the checkpoint
-    was trained on, each once."""
-    minimal_pairs: list[str] = field(default_factory=lambda: [f"{TEMPLATES}{language}" for language in LANGUAGES])
-    """`templates:<language>` or a JSONL file of BLiMP's form."""
-    pairs_per_phenomenon: int = 100
-    """Pairs that each template makes, and the most that are taken of each phenomenon of a file; 0: all of a file."""
-    prompts: list[str] = field(default_factory=lambda: list(DEFAULT_PROMPTS))
-    """Beginnings of the sample generations."""
-    sample_tokens: int = 60
-    temperature: float = 0.8
-    top_k: int = 50
-    top_p: float = 1.0
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("threads", 0), ("ngram_order", 0), ("pairs_per_phenomenon", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.stride is not None and self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
-        for name in self.minimal_pairs:
-            language = name.removeprefix(TEMPLATES)
-            if name.startswith(TEMPLATES) and language not in LANGUAGES:
-                raise ValueError(f"minimal_pairs: no templates for {language!r}; there are {', '.join(LANGUAGES)}")
-        _ = self.sampling
-
-    @property
-    def sampling(self) -> SamplingConfig:
-        """How the samples are drawn."""
-        return SamplingConfig(self.sample_tokens, self.temperature, self.top_k, self.top_p, self.seed)
-
-    def shards(self, split: str) -> list[Shard]:
-        """The shards of one split that hold tokens, in their given order."""
-        return [shard for shard in self.data if shard.split == split and shard.tokens]
 
 
 def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[str, Any]:
@@ -95,12 +47,22 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
     config: `EvaluationRun` as a dict. `report` is told of each part as it is done. The results:
 
         checkpoint     name, step, trained_tokens (predictions it was trained on, repeats counted), parameters
-        evaluation     context_length, stride, precision
-        perplexity     model, unigram, <n>-gram: each {"overall", "sources", "languages"}, see score_shards
+        evaluation     context_length, stride, precision; but for causal models alone also objective, sequence_length,
+                       text_score (by what texts are scored, see text_scores.SCORES, or None)
+        perplexity     where the model predicts from left to right: model, unigram, <n>-gram: each {"overall",
+                       "sources", "languages"}, see score_shards
         ngram          order, counted (all or trained), counted_tokens, distinct n-grams by model
         minimal_pairs  "templates" and the name of each file: {"overall", "languages", "phenomena"}
-        samples        prompt, continuation, tokens, finished
+        samples        prompt, continuation, tokens, finished; of blanks also answer and candidates
         metrics        the main numbers under flat names, for a tracker
+
+    and, where the model was trained on more than prediction from left to right, or where they are asked for:
+
+        objective          by metric of the objective: {"overall", "sources", "languages"} of {"value", "count"}
+        baselines          by metric, by baseline (see held_out): the same
+        pseudo_perplexity  model, unigram: see pseudo_perplexity.score_sentences
+        similarity         by file, by encoder (poolings; bag_of_words, untrained_<pooling>): see judge_similarity
+        probes, choices    by file: see probe, evaluate_choices
 
     Raises ValueError for a wrong config, an unreadable checkpoint or shard, or validation data without a token.
     """
@@ -109,128 +71,216 @@ def run(config: Mapping[str, Any], report: Report = lambda event: None) -> dict[
         TrainingConfig(device=settings.device, precision=settings.precision, threads=settings.threads, compile="off"),
         World(),
     )
-    tokenizer = load_tokenizer(settings.checkpoint)
-    end_of_text = end_of_text_id(settings.checkpoint, tokenizer)
-    begin_of_text = begin_of_text_id(settings.checkpoint, end_of_text)
-    model, _ = load_model(settings.checkpoint, compute.device)
-    validation = settings.shards("validation")
-    if not validation:
-        raise ValueError("data: there is no validation shard with a token in it; nothing can be evaluated")
-    description = describe(settings.checkpoint)
-    stride = settings.stride or model.config.context_length
-    results: dict[str, Any] = {
-        "checkpoint": {
-            "name": Path(settings.checkpoint).name,
-            "step": description.get("step"),
-            "trained_tokens": description.get("tokens"),
-            "parameters": model.parameters_count(),
-        },
-        "evaluation": {
-            "context_length": model.config.context_length,
-            "stride": stride,
-            "precision": compute.precision,
-        },
-        "perplexity": {},
-    }
-    parts = _Parts(report, 4 + (settings.ngram_order > 0))
-
-    def scorer(ids: Sequence[NDArray[np.integer]]) -> list[NDArray[np.float32]]:
-        return token_log_probabilities(
-            model,
-            ids,
-            begin_of_text,
-            document_mask=description.get("document_mask", False),
-            stride=stride,
-            arithmetic=compute.autocast,
-        )
-
-    results["perplexity"]["model"] = score_shards(validation, end_of_text, scorer)
-    parts.done("perplexity", results["perplexity"]["model"]["overall"])
-
-    if settings.ngram_order:
-        results["ngram"] = _ngram_models(settings, model.vocabulary_size, end_of_text, results["perplexity"])
-        parts.done("ngram", results["perplexity"][ngram_name(settings.ngram_order)]["overall"])
-
-    results["minimal_pairs"] = {}
-    generator = Generator(model, tokenizer, end_of_text, begin_of_text)
-    for name, pairs in _pair_sets(settings).items():
-        results["minimal_pairs"][name] = evaluate_pairs(pairs, functools.partial(_encode, tokenizer), scorer)
-        parts.tell("minimal_pairs", {"set": name, **results["minimal_pairs"][name]["overall"]})
-    parts.done("minimal_pairs", {})
-
-    results["samples"] = as_dicts(generator.sample(settings.prompts, settings.sampling))
-    parts.done("samples", {})
-
-    results["metrics"] = flat_metrics(results)
+    evaluation = Evaluation(settings, Judged(settings.checkpoint, compute, settings.seed), report)
+    results = evaluation.run()
     _write(Path(settings.output), results)
-    parts.done("results", {})
+    evaluation.tell("results", {})
     return results
 
 
-def flat_metrics(results: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of the results under the names that a tracker shows, in the manner of the trainer's validation.
+class Evaluation:
+    """The parts of one evaluation, each of which adds to the results."""
 
-    `evaluation/loss`, `evaluation/loss/source/<source>`, `evaluation/loss/baseline/unigram`,
-    `evaluation/minimal_pairs/accuracy/<set>/<language>`.
-    """
-    metrics: dict[str, float | None] = {}
-    for measure in ("loss", "perplexity", "bits_per_byte"):
-        for model, scores in results["perplexity"].items():
-            if model != "model":
-                metrics[f"evaluation/{measure}/baseline/{model}"] = scores["overall"][measure]
-                continue
-            metrics[f"evaluation/{measure}"] = scores["overall"][measure]
-            for group, label in (("sources", "source"), ("languages", "language")):
-                for name, facts in scores[group].items():
-                    metrics[f"evaluation/{measure}/{label}/{name}"] = facts[measure]
-    for name, scores in results["minimal_pairs"].items():
-        for measure in ("accuracy", "standard_error"):
-            metrics[f"evaluation/minimal_pairs/{measure}/{name}"] = scores["overall"][measure]
-            for language, facts in scores["languages"].items():
-                metrics[f"evaluation/minimal_pairs/{measure}/{name}/{language}"] = facts[measure]
-    return {name: value for name, value in metrics.items() if value is not None}
+    def __init__(self, settings: EvaluationRun, judged: Judged, report: Report) -> None:
+        self._settings, self._judged, self._report = settings, judged, report
+        self._validation = settings.shards("validation")
+        if not self._validation:
+            raise ValueError("data: there is no validation shard with a token in it; nothing can be evaluated")
+        self._scored_by = text_scorer(judged, settings.stride)
+        self._step, self._steps = 0, 0
+        self._results: dict[str, Any] = {"checkpoint": self._checkpoint(), "evaluation": self._how()}
 
+    def run(self) -> dict[str, Any]:
+        """Do all parts and return the results."""
+        settings, judged = self._settings, self._judged
+        both_sides = predicts_both_sides(judged)
+        parts: list[tuple[str, bool, Callable[[], Mapping[str, Any]]]] = [
+            ("perplexity", judged.reads_forward, self._perplexity),
+            ("ngram", judged.reads_forward and settings.ngram_order > 0, self._ngrams),
+            ("objective", not self._causal_alone, self._objective),
+            ("pseudo_perplexity", both_sides and settings.pseudo_sentences > 0, self._pseudo_perplexity),
+            ("minimal_pairs", True, self._minimal_pairs),
+            ("similarity", bool(settings.similarity), self._similarity),
+            ("probes", bool(settings.probes), self._probes),
+            ("choices", bool(settings.choices), self._choices),
+            ("samples", True, self._samples),
+        ]
+        due = [(name, part) for name, wanted, part in parts if wanted]
+        self._steps = len(due) + 1
+        for name, part in due:
+            self.tell(name, part())
+        self._results["metrics"] = flat_metrics(self._results)
+        return self._results
 
-class _Parts:
-    """Tells the listener what is done."""
+    def tell(self, part: str, facts: Mapping[str, Any], done: bool = True) -> None:
+        """Report a part, or one of several of its results."""
+        self._step += done
+        self._report({"event": "progress", "step": self._step, "steps": self._steps, "part": part, **facts})
 
-    def __init__(self, report: Report, total: int) -> None:
-        self.report = report
-        self.total = total
-        self.step = 0
+    @property
+    def _causal_alone(self) -> bool:
+        return self._judged.name == "causal" and not self._judged.objective_config.also
 
-    def tell(self, part: str, facts: Mapping[str, Any]) -> None:
-        self.report({"event": "progress", "step": self.step, "steps": self.total, "part": part, **facts})
+    def _checkpoint(self) -> dict[str, Any]:
+        return {
+            "name": Path(self._settings.checkpoint).name,
+            "step": self._judged.description.get("step"),
+            "trained_tokens": self._judged.description.get("tokens"),
+            "parameters": self._judged.model.parameters_count(),
+        }
 
-    def done(self, part: str, facts: Mapping[str, Any]) -> None:
-        self.step += 1
-        self.tell(part, facts)
+    def _how(self) -> dict[str, Any]:
+        judged = self._judged
+        facts: dict[str, Any] = {"context_length": judged.context_length, "precision": judged.compute.precision}
+        if judged.reads_forward:
+            facts["stride"] = self._settings.stride or judged.context_length
+        if not self._causal_alone:
+            facts["objective"] = judged.name
+            facts["sequence_length"] = judged.sequence_length
+            facts["text_score"] = None if self._scored_by is None else self._scored_by[0]
+        return facts
 
+    def _perplexity(self) -> Mapping[str, Any]:
+        judged = self._judged
 
-def _ngram_models(
-    settings: EvaluationRun, vocabulary: int, end_of_text: int, perplexity: dict[str, Any]
-) -> dict[str, Any]:
-    """Fit the unigram and the n-gram model, add their scores to `perplexity` and return what they were fitted on."""
-    train = settings.shards("train")
-    if not train:
-        raise ValueError("data: the n-gram models need train shards; add them or set ngram_order to 0")
-    segments: list[NDArray[np.integer]] = [read_shard(shard) for shard in train]
-    if settings.ngram_tokens == "trained":
-        segments = trained_segments(train, settings.checkpoint)
-    facts: dict[str, Any] = {
-        "order": settings.ngram_order,
-        "counted": settings.ngram_tokens,
-        "counted_tokens": sum(len(segment) for segment in segments),
-        "distinct": {},
-    }
-    for order in sorted({1, settings.ngram_order}):
-        name = ngram_name(order)
-        ngrams = NgramModel(segments, vocabulary, order)
-        perplexity[name] = score_shards(
-            settings.shards("validation"), end_of_text, functools.partial(_score_ngrams, ngrams, end_of_text)
-        )
-        facts["distinct"][name] = ngrams.ngrams[-1]
-    return facts
+        def scorer(ids: Sequence[NDArray[np.integer]]) -> list[NDArray[np.float32]]:
+            return token_log_probabilities(
+                judged.model,
+                ids,
+                judged.begin_of_text,
+                document_mask=judged.description.get("document_mask", False),
+                stride=self._settings.stride,
+                arithmetic=judged.compute.autocast,
+            )
+
+        scores = score_shards(self._validation, judged.end_of_text, scorer)
+        self._results["perplexity"] = {"model": scores}
+        overall: dict[str, Any] = scores["overall"]
+        return overall
+
+    def _ngrams(self) -> Mapping[str, Any]:
+        order, end_of_text = self._settings.ngram_order, self._judged.end_of_text
+        perplexity = self._results["perplexity"]
+        facts = self._counted(order)
+        for one in sorted({1, order}):
+            name = ngram_name(one)
+            ngrams = NgramModel(self._segments, self._judged.model.vocabulary_size, one)
+            scorer = functools.partial(_score_ngrams, ngrams, end_of_text)
+            perplexity[name] = score_shards(self._validation, end_of_text, scorer)
+            facts["distinct"][name] = ngrams.ngrams[-1]
+        self._results["ngram"] = facts
+        overall: dict[str, Any] = perplexity[ngram_name(order)]["overall"]
+        return overall
+
+    def _counted(self, order: int) -> dict[str, Any]:
+        counted = sum(len(segment) for segment in self._segments)
+        return {"order": order, "counted": self._settings.ngram_tokens, "counted_tokens": counted, "distinct": {}}
+
+    @functools.cached_property
+    def _segments(self) -> list[NDArray[np.integer]]:
+        """What the count models count; nothing where there are to be none."""
+        settings = self._settings
+        if not settings.ngram_order:
+            return []
+        train = settings.shards("train")
+        if not train:
+            raise ValueError("data: the n-gram models need train shards; add them or set ngram_order to 0")
+        if settings.ngram_tokens == "trained":
+            form = None if self._causal_alone else self._judged.objective.form(self._judged.sequence_length)
+            return trained_segments(train, settings.checkpoint, form)
+        return [read_shard(shard) for shard in train]
+
+    def _objective(self) -> Mapping[str, Any]:
+        measured = held_out.measure(self._judged, self._validation, self._segments)
+        self._results["objective"] = held_out.by_group(measured.shards, measured.metrics)
+        self._results["baselines"] = held_out.baselines_by_group(measured)
+        if self._segments:
+            self._results.setdefault("ngram", self._counted(1))
+        return {name: facts["overall"]["value"] for name, facts in self._results["objective"].items()}
+
+    def _pseudo_perplexity(self) -> Mapping[str, Any]:
+        judged, shards = self._judged, self._validation
+        sentences = held_out_sentences(shards, judged.end_of_text, self._settings.pseudo_sentences)
+        if not sentences:
+            return {}
+        scores = score_sentences(shards, sentences, functools.partial(pseudo_log_probabilities, judged))
+        self._results["pseudo_perplexity"] = {"model": scores}
+        if self._segments:
+            logs_V = held_out.unigram_log_probabilities(self._segments, judged.model.vocabulary_size)
+            unigram = score_sentences(shards, sentences, lambda ids: [logs_V[tokens] for tokens in ids])
+            self._results["pseudo_perplexity"]["unigram"] = unigram
+        overall: dict[str, Any] = scores["overall"]
+        return overall
+
+    def _minimal_pairs(self) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        self._results["minimal_pairs"] = found
+        if self._scored_by is not None:
+            for name, pairs in _pair_sets(self._settings).items():
+                found[name] = evaluate_pairs(pairs, self._judged.encode, self._scored_by[1])
+                self.tell("minimal_pairs", {"set": name, **found[name]["overall"]}, done=False)
+        return {}
+
+    def _similarity(self) -> Mapping[str, Any]:
+        judged, seed = self._judged, self._settings.seed
+        encoders: dict[str, Embed] = {
+            pooling: functools.partial(embed, judged, pooling=pooling) for pooling in poolings(judged)
+        }
+        encoders["bag_of_words"] = functools.partial(bag_of_words, judged)
+        untrained = held_out.untrained_model(judged.model, seed)
+        for pooling in poolings(judged):
+            encoders[f"untrained_{pooling}"] = functools.partial(embed, judged, pooling=pooling, model=untrained)
+        self._results["similarity"] = {}
+        for path in self._settings.similarity:
+            pairs = read_scored_pairs(path)
+            facts = {name: judge_similarity(pairs, encode) for name, encode in encoders.items()}
+            self._results["similarity"][set_name(path)] = facts
+            told: dict[str, Any] = {name: one["spearman"] for name, one in facts.items()}
+            self.tell("similarity", {"set": set_name(path), **told}, done=False)
+        return {}
+
+    def _probes(self) -> Mapping[str, Any]:
+        judged = self._judged
+        encoders: dict[str, Embed] = {
+            pooling: functools.partial(embed, judged, pooling=pooling) for pooling in poolings(judged)
+        }
+        self._results["probes"] = {}
+        for path in self._settings.probes:
+            facts = probe(read_examples(path, self._settings.task_examples or None), encoders)
+            self._results["probes"][set_name(path)] = facts
+            told = {name: one["accuracy"] for name, one in {**facts["accuracy"], **facts["baselines"]}.items()}
+            self.tell("probes", {"set": set_name(path), **told}, done=False)
+        return {}
+
+    def _choices(self) -> Mapping[str, Any]:
+        self._results["choices"] = {}
+        if self._scored_by is None:
+            return {}
+        judged, (score, scorer) = self._judged, self._scored_by
+        room = judged.context_length - judged.frame.tokens
+        for path in self._settings.choices:
+            questions = read_questions(path, self._settings.task_examples or None)
+            facts = evaluate_choices(questions, judged.encode, scorer, room, score != "log_likelihood")
+            self._results["choices"][set_name(path)] = facts
+            told = {"accuracy": facts["sum"]["accuracy"], "chance": facts["baselines"]["chance"]}
+            self.tell("choices", {"set": set_name(path), **told}, done=False)
+        return {}
+
+    def _samples(self) -> Mapping[str, Any]:
+        settings, judged = self._settings, self._judged
+        self._results["samples"] = []
+        if judged.name in CONTINUING:
+            prefix = sees_prefix(judged.objective_config)
+            generator = Generator(judged.model, judged.tokenizer, judged.end_of_text, judged.begin_of_text, prefix)
+            self._results["samples"] = as_dicts(generator.sample(settings.prompts, settings.sampling))
+        elif settings.blanks and (predicts_both_sides(judged) or judged.name == "span_corruption"):
+            sentences = held_out_sentences(self._validation, judged.end_of_text, settings.blanks)[: settings.blanks]
+            if judged.name == "span_corruption":
+                filled = fill_spans(judged, sentences, settings.seed, settings.sample_tokens)
+            else:
+                filled = fill_words(judged, sentences, settings.seed)
+            self._results["samples"] = filled
+        return {}
 
 
 def _score_ngrams(
@@ -244,10 +294,13 @@ def ngram_name(order: int) -> str:
     return "unigram" if order == 1 else f"{order}-gram"
 
 
-def trained_segments(train: Sequence[Shard], checkpoint_dir: str | Path) -> list[NDArray[np.integer]]:
+def trained_segments(
+    train: Sequence[Shard], checkpoint_dir: str | Path, form: Form | None = None
+) -> list[NDArray[np.integer]]:
     """The stretches of the train shards, laid end to end, that a checkpoint has seen as input or target, each once.
 
-    They follow from the seed, the batch and the step that its trainer.json names. Raises ValueError without one.
+    `form`: how rows were made of them, by default as windows of the sequence length. They follow from the seed, the
+    batch and the step that the checkpoint's trainer.json names. Raises ValueError without one.
     """
     path = Path(checkpoint_dir) / "trainer.json"
     try:
@@ -259,14 +312,15 @@ def trained_segments(train: Sequence[Shard], checkpoint_dir: str | Path) -> list
         raise ValueError(
             f"{path}: does not say what the model was trained on ({error!r}); set ngram_tokens to all"
         ) from None
-    loader = TrainLoader(train, length, batch, seed)
+    form = form or Windows(length)
+    loader = TrainLoader(train, form, batch, seed)
     starts = loader.starts(np.arange(step * batch))
     stream = np.concatenate([read_shard(shard) for shard in train])
-    places = 2 * len(stream) + 1  # a window may go on from the end of the tokens at their beginning
+    places = 2 * len(stream) + form.reads  # a window may go on from the end of the tokens at their beginning
     begun = np.bincount(starts, minlength=places)
-    ended = np.bincount(starts + length + 1, minlength=places)
+    ended = np.bincount(starts + form.reads, minlength=places)
     depth = np.cumsum(begun - ended)[:-1]
-    seen = np.concatenate([[False], (depth[: len(stream)] + depth[len(stream) :]) > 0, [False]])
+    seen = np.concatenate([[False], (depth[: len(stream)] + depth[len(stream) : 2 * len(stream)]) > 0, [False]])
     edges = np.flatnonzero(seen[1:] != seen[:-1])
     return [stream[start:end] for start, end in edges.reshape(-1, 2)]
 
@@ -280,13 +334,8 @@ def _pair_sets(settings: EvaluationRun) -> dict[str, list[Pair]]:
         sets["templates"] = template_pairs(languages, limit)
     for name in settings.minimal_pairs:
         if not name.startswith(TEMPLATES):
-            sets[Path(name).name.partition(".")[0]] = read_pairs(name, limit=limit)
+            sets[set_name(name)] = read_pairs(name, limit=limit)
     return sets
-
-
-def _encode(tokenizer: Tokenizer, sentences: list[str]) -> list[NDArray[np.int64]]:
-    encodings = tokenizer.encode_batch(sentences, add_special_tokens=False)
-    return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
 def _write(path: Path, results: Mapping[str, Any]) -> None:

@@ -6,18 +6,18 @@ come from templates (`grammar/*.json`); any local JSONL file of BLiMP's form wor
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.evaluation.lines import read_lines, set_name
 
 CHANCE = 0.5
 
@@ -45,9 +45,9 @@ def read_pairs(path: str | Path, language: str = "en", limit: int | None = None)
     path = Path(path)
     pairs: list[Pair] = []
     kept: Counter[tuple[str, str]] = Counter()
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         try:
-            pair = _parse(line, path.name.partition(".")[0], language)
+            pair = _parse(line, set_name(path), language)
         except ValueError as error:
             raise ValueError(f"{path}: line {number}: {error}") from None
         group = (pair.language, pair.phenomenon)
@@ -57,19 +57,6 @@ def read_pairs(path: str | Path, language: str = "en", limit: int | None = None)
     if not pairs:
         raise ValueError(f"{path}: holds no pair")
     return pairs
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, numbered from 1."""
-    number = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for line in lines:
-                number += 1
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read after line {number}: {error}") from None
 
 
 def _parse(line: str, phenomenon: str, language: str) -> Pair:

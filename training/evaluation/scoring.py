@@ -16,11 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.evaluation.batching import POSITIONS
 from training.models.transformer import Transformer
 from training.objectives.cross_entropy import IGNORED, token_losses
-
-POSITIONS = {"cpu": 2048, "cuda": 65536}
-"""Positions of one forward pass. On a CPU larger ones are no faster."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def token_log_probabilities(
 
     Sequences share batches with others of about their length, padded on the right, where a causal model cannot see it.
     document_mask: for a model trained with one, keep what `begin_of_text` separates apart. context_length: by default
-    the model's. stride: by default the context length (disjoint windows). positions: the most of one forward pass.
+    the model's. stride: by default the context length (disjoint windows). positions: the most of one forward pass. A
+    bidirectional model is read from left to right all the same: one that is trained on that, too, among other tasks.
     arithmetic: the context in which the trunk computes (`Compute.autocast`), the head always in float32. Raises
     ValueError for a stride or context length out of range.
     """
@@ -121,8 +120,12 @@ def _score(
         ids[row, :length] = stream[window.start : window.end]
         targets[row, window.scored - window.start : length] = stream[window.scored + 1 : window.end + 1]
     ids_BT = torch.from_numpy(ids).to(device)
-    hidden_BTD = model.hidden(ids_BT, (ids_BT == begin_of_text).cumsum(1) if document_mask else None)
-    losses = token_losses(hidden_BTD.flatten(0, 1), model.head.weight, torch.from_numpy(targets).flatten().to(device))
+    documents_BT = (ids_BT == begin_of_text).cumsum(1) if document_mask else None
+    causal = None if model.config.attention == "causal" else True
+    assert model.head is not None
+    read_NE = model.readout(model.hidden(ids_BT, documents_BT, causal=causal).flatten(0, 1))
+    targets_N = torch.from_numpy(targets).flatten().to(device)
+    losses = token_losses(read_NE, model.head.weight, targets_N, model.head.bias)
     scores = -losses.view(len(batch), longest).cpu().numpy()
     for row, window in enumerate(batch):
         results[window.sequence][window.scored : window.end] = scores[

@@ -41,11 +41,18 @@ class Pattern(NamedTuple):
     """Integers; tokens see each other where they are equal."""
     slopes_H: Tensor | None = None
     """ALiBi: what a score loses for each token of distance."""
+    prefix_BT: Tensor | None = None
+    """Whether a token, in causal attention, is seen by those before it, too: the prefix of a prefix LM."""
 
     @property
     def plain(self) -> bool:
         """Whether nothing but causality matters."""
-        return self.window is None and self.documents_BT is None and self.slopes_H is None
+        return self.window is None and not self.by_sequence and self.slopes_H is None
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether sequences differ in which of their tokens see which."""
+        return self.documents_BT is not None or self.prefix_BT is not None
 
 
 class Context(NamedTuple):
@@ -130,6 +137,8 @@ def attention_weights(q_BHTK: Tensor, k_BGTK: Tensor, pattern: Pattern) -> Tenso
 def visible(pattern: Pattern, batch: Tensor, query: Tensor, key: Tensor) -> Tensor:
     """Whether the tokens `query` see the tokens `key`, for indices that broadcast against each other."""
     seen = query >= key if pattern.causal else query == query
+    if pattern.causal and pattern.prefix_BT is not None:
+        seen = seen | pattern.prefix_BT[batch, key]
     if pattern.window is not None:
         seen = seen & ((query - key).abs() < pattern.window)
     if pattern.documents_BT is not None:
@@ -140,7 +149,7 @@ def visible(pattern: Pattern, batch: Tensor, query: Tensor, key: Tensor) -> Tens
 def score_bias(pattern: Pattern, batch: int, tokens: int, device: torch.device) -> Tensor:
     """What is added to the scores: (B or 1, H or 1, T, T) float32, minus infinity where a token is not seen."""
     place_T = torch.arange(tokens, device=device)
-    sequence_B = torch.arange(batch if pattern.documents_BT is not None else 1, device=device)
+    sequence_B = torch.arange(batch if pattern.by_sequence else 1, device=device)
     seen_BTT = visible(pattern, sequence_B[:, None, None], place_T[:, None], place_T)
     bias = torch.zeros((), device=device)
     if pattern.slopes_H is not None:
@@ -155,7 +164,7 @@ def block_mask(pattern: Pattern, batch: int, tokens: int, device: torch.device) 
     def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return visible(pattern, b, query, key)
 
-    sequences = batch if pattern.documents_BT is not None else None
+    sequences = batch if pattern.by_sequence else None
     build = _compiled(create_block_mask, device)
     mask: BlockMask = build(seen, sequences, None, tokens, tokens, device=device)
     return mask

@@ -43,6 +43,11 @@ def gpt2(matrix: Matrix) -> float:
     return 0.02 / math.sqrt(2 * matrix.layers) if matrix.kind == "output" else 0.02
 
 
+def bert(matrix: Matrix) -> float:
+    """0.02 everywhere, from a normal distribution cut at two deviations (the published code of Devlin et al. 2019)."""
+    return 0.02
+
+
 def xavier(matrix: Matrix) -> float:
     """Variance 2 / (fan-in + fan-out) everywhere: Glorot & Bengio 2010, equation 12, drawn from a normal."""
     return math.sqrt(2 / (matrix.fan_in + matrix.fan_out))
@@ -70,4 +75,14 @@ def mup(matrix: Matrix) -> float:
     }[matrix.kind]
 
 
-SCHEMES: dict[str, Callable[[Matrix], float]] = {"small": small, "gpt2": gpt2, "xavier": xavier, "he": he, "mup": mup}
+SCHEMES: dict[str, Callable[[Matrix], float]] = {
+    "small": small,
+    "gpt2": gpt2,
+    "bert": bert,
+    "xavier": xavier,
+    "he": he,
+    "mup": mup,
+}
+"""But for `t5`, which the encoder-decoder draws by itself, since it depends on more than the matrix."""
+TRUNCATED = frozenset({"bert"})
+"""Schemes whose normal distributions are cut at two deviations."""

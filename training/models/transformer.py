@@ -1,12 +1,13 @@
 """The Transformer trunk: all that `training.config.ModelConfig` can describe, with a vocabulary head.
 
-Shape suffixes: B sequences, T tokens, D residual width, H query heads, G key and value heads, K head width,
-F feed-forward, V vocabulary.
+Shape suffixes: B sequences, T tokens, D residual width, E embedding width, H query heads, G key and value heads, K head
+width, F feed-forward, V vocabulary, N positions.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 
 from training.config import ModelConfig
 from training.models.attention import Context, Pattern, attend, attention_weights, choose_route, prepare
-from training.models.initialization import SCHEMES, Kind, Matrix
+from training.models.initialization import SCHEMES, TRUNCATED, Kind, Matrix
 from training.models.positions import alibi_slopes, document_positions, document_starts, rotary_table, rotate
 from training.models.recompute import Recompute, recomputed
 
 
 class Transformer(nn.Module):
-    """A Transformer with a vocabulary head.
+    """A Transformer with a head: of the vocabulary, or of replaced tokens (`ModelConfig.head`).
 
     Weights are float32 and drawn from torch's global CPU generator by the scheme `config.initialization`. Layer i runs
     block i // (layers / blocks).
@@ -28,6 +29,8 @@ class Transformer(nn.Module):
 
     cos_TK: Tensor | None
     sin_TK: Tensor | None
+    windowed_cos_TK: Tensor | None
+    windowed_sin_TK: Tensor | None
     slopes_H: Tensor | None
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
@@ -36,39 +39,67 @@ class Transformer(nn.Module):
         self.vocabulary_size = vocabulary_size
         self._recompute: Recompute = "none"
         self._recompute_every = 1
-        self.embedding = nn.Embedding(vocabulary_size, config.width)
+        width, narrow = config.width, config.width_of_embedding
+        self.embedding = nn.Embedding(vocabulary_size, narrow)
         learned = config.positions == "learned"
-        self.position_embedding = nn.Embedding(config.context_length, config.width) if learned else None
+        self.position_embedding = nn.Embedding(config.context_length, narrow) if learned else None
+        self.type_embedding = nn.Embedding(config.token_types, narrow) if config.token_types else None
         self.bigrams = BigramEmbedding(config.bigram_buckets, config.width) if config.bigram_buckets else None
-        self.embedding_norm = make_norm(config) if config.embedding_norm else None
+        self.embedding_norm = make_norm(config, narrow) if config.embedding_norm else None
+        self.embedding_projection = nn.Linear(narrow, width) if config.embedding_width is not None else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        if not config.first_norm:
+            first = self.blocks[0]
+            assert isinstance(first, Block)
+            first.attention_norm = nn.Identity()
         self.norm = make_norm(config) if config.norm_position == "pre" else None
-        self.head = nn.Linear(config.width, vocabulary_size, bias=False)
-        if config.tied_embeddings:
-            self.head.weight = self.embedding.weight
-        for name in ("cos_TK", "sin_TK", "slopes_H"):
+        self.transform = HeadTransform(config) if config.head == "transform" else None
+        self.replaced_head = ReplacedHead(width) if config.head == "replaced_token" else None
+        self.head: nn.Linear | None = None
+        if config.head != "replaced_token":
+            # What a tied head multiplies has the width of the embedding.
+            reads = narrow if self.transform is not None or config.tied_embeddings else width
+            self.head = nn.Linear(reads, vocabulary_size, bias=config.head_bias)
+            if config.tied_embeddings:
+                self.head.weight = self.embedding.weight
+        self.pooler = nn.Linear(width, width) if config.pooler else None
+        self.sentence_head = nn.Linear(width, config.sentence_classes) if config.sentence_classes else None
+        for name in ("cos_TK", "sin_TK", "windowed_cos_TK", "windowed_sin_TK", "slopes_H"):
             self.register_buffer(name, None, persistent=False)
         self.reset_buffers()
         self.reset_parameters()
 
-    def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+    def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, **given: Any) -> Tensor:
         """Logits (B, T, V) of ids (B, T) int64; arguments and errors are those of `hidden`."""
-        logits_BTV: Tensor = self.head(self.hidden(ids_BT, documents_BT))
+        assert self.head is not None, "this model has no vocabulary head"
+        logits_BTV: Tensor = self.head(self.readout(self.hidden(ids_BT, documents_BT, **given)))
         return logits_BTV
 
-    def hidden(self, ids_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """The residual stream (B, T, D) as the head reads it: normalised, and scaled with the initialisation mup.
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        documents_BT: Tensor | None = None,
+        *,
+        segments_BT: Tensor | None = None,
+        prefix_BT: Tensor | None = None,
+        causal: bool | None = None,
+    ) -> Tensor:
+        """The residual stream (B, T, D) as the heads read it: normalised, and scaled with the initialisation mup.
 
         `documents_BT` (B, T) int says which document of its window each token belongs to: it sees no other one, and
-        learned positions begin anew in each. Raises ValueError if T exceeds the context length.
+        learned positions begin anew in each. `segments_BT` (B, T) int: token types, by default 0. `prefix_BT` (B, T)
+        bool: tokens that all of their document see though attention is causal (UniLM, Dong et al. 2019, figure 1).
+        `causal`: whether attention is causal in this pass, by default as `config.attention` has it. Raises ValueError
+        if T exceeds the context length.
         """
         config, tokens = self.config, ids_BT.shape[1]
         if tokens > config.context_length:
             raise ValueError(f"{tokens} tokens exceed the model's context length of {config.context_length}")
-        x_BTD = self._embedded(ids_BT, documents_BT)
-        everywhere = self.context(x_BTD, documents_BT)
-        windowed = everywhere if config.window is None else self.context(x_BTD, documents_BT, config.window)
+        x_BTD = self._embedded(ids_BT, documents_BT, segments_BT)
+        context_of = functools.partial(self.context, x_BTD, documents_BT, prefix_BT=prefix_BT, causal=causal)
+        everywhere = context_of()
+        windowed = everywhere if config.window is None else context_of(config.window)
         for layer in range(config.layers):
             context = everywhere if self.sees_everything(layer) else windowed
             policy = self._recompute if layer % self._recompute_every == 0 else "none"
@@ -77,24 +108,52 @@ class Transformer(nn.Module):
             x_BTD = self.norm(x_BTD)
         return x_BTD * self.output_multiplier if self.output_multiplier != 1 else x_BTD
 
-    def context(self, x_BTD: Tensor, documents_BT: Tensor | None = None, window: int | None = None) -> Context:
+    def readout(self, hidden_ND: Tensor) -> Tensor:
+        """What the vocabulary matrix multiplies, of hidden states (..., D): they themselves, or their transform."""
+        return hidden_ND if self.transform is None else self.transform(hidden_ND)
+
+    def pooled(self, first_ND: Tensor) -> Tensor:
+        """The vector (N, D) of whole sequences, from the hidden states of their first tokens."""
+        assert self.pooler is not None, "this model has no pooler"
+        return torch.tanh(self.pooler(first_ND))
+
+    def replaced_logits(self, hidden_ND: Tensor) -> Tensor:
+        """For hidden states (..., D) the logit (...) of the token there being a replaced one."""
+        assert self.replaced_head is not None, "this model has no head for replaced tokens"
+        logits_N: Tensor = self.replaced_head(hidden_ND)
+        return logits_N
+
+    def context(
+        self,
+        x_BTD: Tensor,
+        documents_BT: Tensor | None = None,
+        window: int | None = None,
+        *,
+        prefix_BT: Tensor | None = None,
+        causal: bool | None = None,
+    ) -> Context:
         """What the attention of layers with this window (None: without one) needs beside the stream."""
         config, device = self.config, x_BTD.device
         batch, tokens = x_BTD.shape[:2]
+        cos_TK, sin_TK = self.cos_TK, self.sin_TK
+        if window is not None and self.windowed_cos_TK is not None:
+            cos_TK, sin_TK = self.windowed_cos_TK, self.windowed_sin_TK
         if window is not None and window >= tokens:
             window = None
-        pattern = Pattern(config.attention == "causal", window, documents_BT, self.slopes_H)
+        is_causal = config.attention == "causal" if causal is None else causal
+        pattern = Pattern(is_causal, window, documents_BT, self.slopes_H, prefix_BT if is_causal else None)
         dropout = config.attention_dropout if self.training else 0.0
         route = choose_route(device, tokens, config.width_of_head, pattern.plain, dropout)
-        context = prepare(pattern, route, batch, tokens, config.heads, device, _product_dtype(x_BTD))
-        if self.cos_TK is None or self.sin_TK is None:
+        context = prepare(pattern, route, batch, tokens, config.heads, device, product_dtype(x_BTD))
+        if cos_TK is None or sin_TK is None:
             return context
-        return context._replace(cos_TK=self.cos_TK[:tokens], sin_TK=self.sin_TK[:tokens])
+        return context._replace(cos_TK=cos_TK[:tokens], sin_TK=sin_TK[:tokens])
 
     def sees_everything(self, layer: int) -> bool:
         """Whether a layer (from 0) has no window."""
         config = self.config
-        return config.window is None or (config.global_every > 0 and (layer + 1) % config.global_every == 0)
+        place = layer if config.global_first else layer + 1
+        return config.window is None or (config.global_every > 0 and place % config.global_every == 0)
 
     @property
     def output_multiplier(self) -> float:
@@ -114,6 +173,12 @@ class Transformer(nn.Module):
                     config.context_length, config.width_of_head, config.rope_theta, config.rope_scaling
                 )
             self.cos_TK, self.sin_TK = (half.to(device) for half in table)
+            if config.rope_theta_windowed is not None and config.window is not None:
+                with torch.device("cpu"):
+                    table = rotary_table(
+                        config.context_length, config.width_of_head, config.rope_theta_windowed, config.rope_scaling
+                    )
+                self.windowed_cos_TK, self.windowed_sin_TK = (half.to(device) for half in table)
         elif config.positions == "alibi":
             with torch.device("cpu"):
                 slopes_H = alibi_slopes(config.heads)
@@ -127,51 +192,100 @@ class Transformer(nn.Module):
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         if self.bigrams is not None:
             self.bigrams.weight.zero_()
-        _draw(self.embedding.weight, "head" if self.config.tied_embeddings else "embedding", self.config)
-        if self.position_embedding is not None:
-            _draw(self.position_embedding.weight, "position", self.config)
+        draw(self.embedding.weight, "head" if self.config.tied_embeddings else "embedding", self.config)
+        for table in (self.position_embedding, self.type_embedding):
+            if table is not None:
+                draw(table.weight, "position", self.config)
         for block in self.blocks:
             assert isinstance(block, Block)
-            _draw(block.attention.qkv.weight, "input", self.config, block.attention.parts)
-            _draw(block.attention.output.weight, "output", self.config)
-            _draw(block.mlp.input.weight, "input", self.config, block.mlp.parts)
-            _draw(block.mlp.output.weight, "output", self.config)
-        if not self.config.tied_embeddings:
-            _draw(self.head.weight, "head", self.config)
+            draw(block.attention.qkv.weight, "input", self.config, block.attention.parts)
+            draw(block.attention.output.weight, "output", self.config)
+            draw(block.mlp.input.weight, "input", self.config, block.mlp.parts)
+            draw(block.mlp.output.weight, "output", self.config)
+        dense = [self.embedding_projection, self.pooler]
+        dense += [part.dense for part in (self.transform, self.replaced_head) if part is not None]
+        for layer in dense:
+            if layer is not None:
+                draw(layer.weight, "input", self.config)
+        last = [self.sentence_head, None if self.replaced_head is None else self.replaced_head.output]
+        for layer in [*last, None if self.config.tied_embeddings else self.head]:
+            if layer is not None:
+                draw(layer.weight, "head", self.config)
 
     def parameters_count(self) -> int:
         """Trained parameters; what is tied or shared is counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def flops_per_token(self, sequence_length: int) -> int:
+    def flops_per_token(self, sequence_length: int, predicted: float = 1.0) -> int:
         """FLOPs of forward and backward for one token, as in PaLM, appendix B: 6 N + 12 L T H K.
 
         N counts the matrices that multiply (the head, but not the embeddings, which are look-ups), a shared one as
-        often as it is used. Attention is counted in full: neither causality nor windows nor documents are taken off.
+        often as it is used; of the vocabulary head `predicted`, the share of the tokens that it reads. Attention is
+        counted in full: neither causality nor windows nor documents are taken off.
         """
         config = self.config
         matrices = sum(p.numel() for p in self.blocks.parameters() if p.ndim == 2) * config.layers // config.blocks
+        if self.embedding_projection is not None:
+            matrices += self.embedding_projection.weight.numel()
+        if self.replaced_head is not None:
+            matrices += self.replaced_head.dense.weight.numel() + self.replaced_head.output.weight.numel()
+        heads = [self.head, None if self.transform is None else self.transform.dense]
+        read = sum(layer.weight.numel() for layer in heads if layer is not None)
         attention = 12 * config.layers * sequence_length * config.heads * config.width_of_head
-        return 6 * (self.head.weight.numel() + matrices) + attention
+        return round(6 * (predicted * read + matrices)) + attention
 
-    def _embedded(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
+    def _embedded(self, ids_BT: Tensor, documents_BT: Tensor | None, segments_BT: Tensor | None) -> Tensor:
         """The stream (B, T, D) that the first block reads."""
-        x_BTD: Tensor = self.embedding(ids_BT)
+        x_BTE: Tensor = self.embedding(ids_BT)
         if self.bigrams is not None:
-            both_BTD = x_BTD + self.bigrams(ids_BT, documents_BT)
-            x_BTD = F.rms_norm(both_BTD, (self.config.width,), eps=self.config.norm_epsilon)
+            both_BTE = x_BTE + self.bigrams(ids_BT, documents_BT)
+            x_BTE = F.rms_norm(both_BTE, (self.config.width,), eps=self.config.norm_epsilon)
+        if self.type_embedding is not None:
+            x_BTE = x_BTE + (self.type_embedding.weight[0] if segments_BT is None else self.type_embedding(segments_BT))
         if self.position_embedding is not None:
             places = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-            x_BTD = x_BTD + self.position_embedding(
+            x_BTE = x_BTE + self.position_embedding(
                 places if documents_BT is None else document_positions(documents_BT)
             )
         if self.embedding_norm is not None:
-            x_BTD = self.embedding_norm(x_BTD)
-        if x_BTD.device.type == "cuda":
+            x_BTE = self.embedding_norm(x_BTE)
+        if x_BTE.device.type == "cuda":
             # There the stream moves through memory between kernels; in the dtype of the products it is half as much.
-            x_BTD = x_BTD.to(_product_dtype(x_BTD))
-        dropped_BTD: Tensor = self.dropout(x_BTD)
-        return dropped_BTD
+            x_BTE = x_BTE.to(product_dtype(x_BTE))
+        dropped_BTE: Tensor = self.dropout(x_BTE)
+        return dropped_BTE if self.embedding_projection is None else self.embedding_projection(dropped_BTE)
+
+
+class HeadTransform(nn.Module):
+    """What stands before the vocabulary matrix of a masked-word head: dense, activation, norm (BERT's published code).
+
+    Its width out is that of the embedding, which the matrix is tied to.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width_of_embedding, bias=config.bias == "all")
+        self.norm = make_norm(config, config.width_of_embedding)
+        self._approximate = "tanh" if config.mlp in ("gelu_tanh", "geglu_tanh") else "none"
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        """(..., E) of hidden states (..., D)."""
+        y_NE: Tensor = self.norm(F.gelu(self.dense(hidden_ND), approximate=self._approximate))
+        return y_NE
+
+
+class ReplacedHead(nn.Module):
+    """ELECTRA's discriminator head: dense, GELU, one logit (Clark et al. 2020, section 2; the published code)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.output = nn.Linear(width, 1)
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        """Logits (...) of hidden states (..., D)."""
+        logits_N: Tensor = self.output(F.gelu(self.dense(hidden_ND))).squeeze(-1)
+        return logits_N
 
 
 class BigramEmbedding(nn.Embedding):
@@ -269,12 +383,12 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Feed-forward layer; SwiGLU holds its gate and its value in one input matrix (2F, D), in this order."""
+    """Feed-forward layer; a gated one holds its gate and its value in one input matrix (2F, D), in this order."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activation = config.mlp
-        self.parts = [config.hidden_width] * (2 if config.mlp == "swiglu" else 1)
+        self.parts = [config.hidden_width] * (2 if config.gated else 1)
         self.input = nn.Linear(config.width, sum(self.parts), bias=config.bias == "all")
         self.output = nn.Linear(config.hidden_width, config.width, bias=config.bias == "all")
 
@@ -284,32 +398,38 @@ class MLP(nn.Module):
         return y_BTD
 
     def _activated(self, h_BTF: Tensor) -> Tensor:
-        if self.activation == "swiglu":
+        if self.activation in ("swiglu", "geglu", "geglu_tanh"):
             gate_BTF, value_BTF = h_BTF.chunk(2, dim=-1)
-            return F.silu(gate_BTF) * value_BTF
+            return (F.silu(gate_BTF) if self.activation == "swiglu" else self._gelu(gate_BTF)) * value_BTF
         if self.activation in ("relu", "relu2"):
             h_BTF = F.relu(h_BTF)
             return h_BTF * h_BTF if self.activation == "relu2" else h_BTF
-        return F.gelu(h_BTF, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        return self._gelu(h_BTF)
+
+    def _gelu(self, h_BTF: Tensor) -> Tensor:
+        return F.gelu(h_BTF, approximate="tanh" if self.activation in ("gelu_tanh", "geglu_tanh") else "none")
 
 
-def make_norm(config: ModelConfig) -> nn.Module:
-    """The normalisation of the residual stream; LayerNorm has a bias only with `bias: all`."""
+def make_norm(config: ModelConfig, width: int | None = None) -> nn.Module:
+    """The normalisation of the residual stream, or of another width; LayerNorm has a bias only with `bias: all`."""
+    width = config.width if width is None else width
     if config.norm == "layernorm":
-        return nn.LayerNorm(config.width, eps=config.norm_epsilon, bias=config.bias == "all")
-    return nn.RMSNorm(config.width, eps=config.norm_epsilon)
+        return nn.LayerNorm(width, eps=config.norm_epsilon, bias=config.bias == "all")
+    return nn.RMSNorm(width, eps=config.norm_epsilon)
 
 
-def _draw(weight: Tensor, kind: Kind, config: ModelConfig, parts: list[int] | None = None) -> None:
+def draw(weight: Tensor, kind: Kind, config: ModelConfig, parts: list[int] | None = None) -> None:
     """Draw a matrix, the parts that its rows hold each with a deviation of its own."""
     for rows in weight.split(parts) if parts else [weight]:
         fan_out, fan_in = rows.shape
-        rows.normal_(
-            std=SCHEMES[config.initialization](Matrix(kind, fan_in, fan_out, config.layers, config.mup_base_width))
-        )
+        deviation = SCHEMES[config.initialization](Matrix(kind, fan_in, fan_out, config.layers, config.mup_base_width))
+        if config.initialization in TRUNCATED:
+            nn.init.trunc_normal_(rows, std=deviation, a=-2 * deviation, b=2 * deviation)
+        else:
+            rows.normal_(std=deviation)
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype of matrix products of `x`: that of autocast where it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -1,38 +1,33 @@
-"""Pretraining tasks. The trainer knows none of them: it hands a batch to an objective and gets a loss back."""
+"""Pretraining tasks. The trainer knows none of them: it hands rows to an objective and gets a loss back."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import importlib
 
 from torch import Tensor, nn
 
 from training.config import ObjectiveConfig
-from training.models.transformer import Transformer
-from training.objectives.causal import CausalObjective
+from training.objectives.mixture import Mixture
+from training.objectives.objective import Batch, Measures, Objective, Setting
 
-Batch = dict[str, Tensor]
+__all__ = ["Batch", "LossModule", "Measures", "Mixture", "Objective", "Setting", "build"]
 
-
-class Objective(Protocol):
-    """A task: how a batch is prepared, what its loss is, and what is measured in evaluation."""
-
-    def prepare(self, windows: Tensor) -> Batch:
-        """Make a batch from token windows (B, T + 1) int64; `training.loader.PADDING` fills the end of a short one."""
-        ...
-
-    def loss(self, model: Transformer, batch: Batch) -> Tensor:
-        """Mean loss of the batch, a scalar with a gradient."""
-        ...
-
-    def evaluate(self, model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed loss and number of predictions of each sequence: two tensors (B,), float64 and int64."""
-        ...
+_CLASSES = {
+    "causal": "CausalObjective",
+    "masked": "MaskedObjective",
+    "replaced_token": "ReplacedTokenObjective",
+    "permutation": "PermutationObjective",
+    "span_corruption": "SpanCorruptionObjective",
+    "prefix": "PrefixObjective",
+    "contrastive": "ContrastiveObjective",
+}
+"""The class of each objective, in the module of the objective's name."""
 
 
 class LossModule(nn.Module):
     """Model and objective as one module, so that DDP, FSDP and torch.compile see the whole step."""
 
-    def __init__(self, model: Transformer, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.model = model
         self._objective = objective
@@ -42,6 +37,18 @@ class LossModule(nn.Module):
         return self._objective.loss(self.model, batch)
 
 
-def build(config: ObjectiveConfig, end_of_text: int, in_chunks: bool = True) -> Objective:
-    """The objective that a config names; `in_chunks`: without the logits of all positions at once."""
-    return {"causal": CausalObjective}[config.name](config, end_of_text, in_chunks)
+def build(config: ObjectiveConfig, setting: Setting) -> Objective:
+    """The objective that a config names, or the mixture of it and those beside it.
+
+    Raises ValueError where the tokenizer lacks a special token that one of them needs.
+    """
+    if config.also:
+        return Mixture(config, setting, [_one(part, setting) for part in config.all])
+    return _one(config, setting)
+
+
+def _one(config: ObjectiveConfig, setting: Setting) -> Objective:
+    # By name, so that a run imports what it trains on alone.
+    module = importlib.import_module(f"training.objectives.{config.name}")
+    objective: Objective = getattr(module, _CLASSES[config.name])(config, setting)
+    return objective

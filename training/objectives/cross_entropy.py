@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100
-"""Target of a position that does not count."""
+from training.rows import IGNORED
 
 CHUNK_POSITIONS = {"cpu": 512, "cuda": 4096}
 
@@ -24,11 +23,12 @@ def linear_cross_entropy(
     weight_VD: Tensor,
     targets_N: Tensor,
     *,
+    bias_V: Tensor | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     chunks: bool = True,
 ) -> Tensor:
-    """Mean cross-entropy, a float32 scalar, of softmax(hidden @ weight.T) over the targets that are not IGNORED.
+    """Mean cross-entropy, a float32 scalar, of softmax(hidden @ weight.T + bias) over the targets not IGNORED.
 
     `label_smoothing` is the share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016,
     section 7); `z_loss` is the weight of the squared log-normaliser that is added (PaLM, section 5). `chunks` says
@@ -39,30 +39,46 @@ def linear_cross_entropy(
     gradient does not mind.
     """
     if not chunks:
-        return _whole(hidden_ND, weight_VD, targets_N, label_smoothing, z_loss)
+        return _whole(hidden_ND, weight_VD, bias_V, targets_N, label_smoothing, z_loss)
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, targets_N, dtype, label_smoothing, z_loss
+        hidden_ND, weight_VD, bias_V, targets_N, dtype, label_smoothing, z_loss
     )
     return loss
 
 
 @torch.no_grad()
-def token_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def token_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None = None) -> Tensor:
     """Cross-entropy (N,) of each position in float32, without a gradient; 0 where the target is IGNORED."""
     with torch.autocast(hidden_ND.device.type, enabled=False):
         return torch.cat(
             [
-                F.cross_entropy(hidden @ weight_VD.T, targets, ignore_index=IGNORED, reduction="none")
+                F.cross_entropy(F.linear(hidden, weight_VD, bias_V), targets, ignore_index=IGNORED, reduction="none")
                 for hidden, targets in _chunks(hidden_ND.float(), targets_N)
             ]
         )
 
 
-def _whole(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, smoothing: float, z_loss: float) -> Tensor:
+@torch.no_grad()
+def losses_and_hits(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (N,) float32, 0 where the target is IGNORED, and whether the target is the likeliest token (N,)."""
+    losses, hits = [], []
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        for hidden, targets in _chunks(hidden_ND.float(), targets_N):
+            logits = F.linear(hidden, weight_VD, bias_V)
+            losses.append(F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none"))
+            hits.append(logits.argmax(1) == targets)
+    return torch.cat(losses), torch.cat(hits)
+
+
+def _whole(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, smoothing: float, z_loss: float
+) -> Tensor:
     """The same by torch's own functions, which a compiler fuses; float32 from the logits on."""
-    logits_NV = F.linear(hidden_ND, weight_VD)
+    logits_NV = F.linear(hidden_ND, weight_VD, bias_V)
     counted_N = targets_N != IGNORED
     with torch.autocast(hidden_ND.device.type, enabled=False):
         logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
@@ -78,6 +94,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         weight_VD: Tensor,
+        bias_V: Tensor | None,
         targets_N: Tensor,
         dtype: torch.dtype,
         smoothing: float,
@@ -86,13 +103,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden_ND.device.type, enabled=False):
             weight = weight_VD.to(dtype)
             accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+            bias = None if bias_V is None else bias_V.to(dtype)
             mean_weight = weight_VD.mean(0, dtype=accumulator).to(dtype) if smoothing else None
+            mean_bias = bias_V.mean(dtype=accumulator) if smoothing and bias_V is not None else None
+            bias_gradient = None if bias_V is None else torch.zeros_like(bias_V, dtype=accumulator)
             hidden_gradients = []
             weight_gradient = torch.zeros_like(weight_VD, dtype=accumulator)
             total = torch.zeros((), dtype=accumulator, device=hidden_ND.device)
             for hidden, targets in _chunks(hidden_ND.to(dtype), targets_N):
                 counted = targets != IGNORED
-                losses, gradient = _chunk(hidden, weight, mean_weight, targets.clamp(min=0), smoothing, z_loss)
+                even = None if mean_weight is None else (mean_weight, mean_bias)
+                losses, gradient = _chunk(hidden, weight, bias, even, targets.clamp(min=0), smoothing, z_loss)
                 total += (losses * counted).sum()
                 # Ignored positions are taken out of the small factors, not of the (chunk, V) one.
                 of_hidden = gradient @ weight
@@ -102,40 +123,48 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     weight_gradient -= smoothing / len(weight) * kept.sum(0, dtype=accumulator)
                 hidden_gradients.append(of_hidden * counted.unsqueeze(1))
                 weight_gradient += gradient.T @ kept
+                if bias_gradient is not None:
+                    bias_gradient += (counted.to(dtype) @ gradient).to(accumulator)
+                    if smoothing:
+                        bias_gradient -= smoothing / len(weight) * counted.sum(dtype=accumulator)
             count = (targets_N != IGNORED).sum().clamp(min=1)
-            ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient, count)
+            ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient, bias_gradient, count)
             return (total / count).float() if accumulator == torch.float32 else total / count
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        hidden_gradient, weight_gradient, count = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, weight_gradient, bias_gradient, count = ctx.saved_tensors
         scale = gradients[0] / count
-        return hidden_gradient.to(weight_gradient.dtype) * scale, weight_gradient * scale, None, None, None, None
+        of_bias = None if bias_gradient is None else bias_gradient * scale
+        of_hidden = hidden_gradient.to(weight_gradient.dtype) * scale
+        return of_hidden, weight_gradient * scale, of_bias, None, None, None, None
 
 
 def _chunk(
     hidden_ND: Tensor,
     weight_VD: Tensor,
-    mean_weight_D: Tensor | None,
+    bias_V: Tensor | None,
+    even: tuple[Tensor, Tensor | None] | None,
     targets_N: Tensor,
     smoothing: float,
     z_loss: float,
 ) -> tuple[Tensor, Tensor]:
     """Losses (N,), and the gradient of the logits (N, V) but for the even share of a smoothed target.
 
-    `mean_weight_D`, the mean over the vocabulary, is needed for smoothing only.
+    `even`, the means of weights (D,) and bias over the vocabulary, is needed for smoothing only.
     """
     accumulator = torch.promote_types(hidden_ND.dtype, torch.float32)
     # Not gather and scatter_, which copies the whole of a bfloat16 tensor on a CPU.
     target = (torch.arange(len(targets_N), device=targets_N.device), targets_N)
-    logits_NV = hidden_ND @ weight_VD.T
+    logits_NV = F.linear(hidden_ND, weight_VD, bias_V)
     gradient_NV = torch.softmax(logits_NV, dim=1)
-    if mean_weight_D is not None or z_loss:
+    if even is not None or z_loss:
         # Read off at the likeliest token, whose probability is never too small to have a logarithm.
         normalizer_N = logits_NV.amax(1).to(accumulator) - gradient_NV.amax(1).to(accumulator).log()
         expected_N = logits_NV[target]
-        if mean_weight_D is not None:
-            expected_N = (1 - smoothing) * expected_N + smoothing * (hidden_ND @ mean_weight_D)
+        if even is not None:
+            mean_N = hidden_ND @ even[0] if even[1] is None else hidden_ND @ even[0] + even[1]
+            expected_N = (1 - smoothing) * expected_N + smoothing * mean_N
         losses_N = normalizer_N - expected_N + z_loss * normalizer_N.square()
         if z_loss:
             gradient_NV *= (1 + 2 * z_loss * normalizer_N).to(hidden_ND.dtype).unsqueeze(1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.config import ModelConfig, OptimizerConfig
-from training.models.transformer import Transformer
+from training.models import Model
 from training.optimizers.adamw import AdamW
+from training.optimizers.lamb import Lamb
 from training.optimizers.lion import Lion
 from training.optimizers.muon import Muon
 from training.optimizers.optimizer_set import OptimizerSet
@@ -16,11 +17,11 @@ from training.optimizers.row_adagrad import RowAdagrad
 from training.optimizers.sgd import SGD
 
 _BIGRAMS = "bigrams.weight"
-_EMBEDDINGS = ("embedding.", "position_embedding")
+_EMBEDDINGS = ("embedding", "position_embedding", "type_embedding")
 
 
 def build(
-    config: OptimizerConfig, model: Transformer, dtype: torch.dtype = torch.float32, compiled: bool = False
+    config: OptimizerConfig, model: Model, dtype: torch.dtype = torch.float32, compiled: bool = False
 ) -> OptimizerSet:
     """The optimisers of a config, for a model that computes in `dtype`; `compiled` compiles what is worth it.
 
@@ -32,10 +33,11 @@ def build(
     if _BIGRAMS in parameters:
         parts.append(RowAdagrad([parameters.pop(_BIGRAMS)], config.bigram_learning_rate))
     if config.name == "muon":
+        stacked = stacked_rows(model)
         matrices = {name: parameters.pop(name) for name in list(parameters) if _of_a_block(name, parameters[name])}
         groups: dict[tuple[int, ...], list[Tensor]] = {}
         for name, matrix in matrices.items():
-            groups.setdefault(stacked_rows(name, model.config), []).append(matrix)
+            groups.setdefault(stacked.get(name, ()), []).append(matrix)
         parts.append(
             Muon(
                 [{"params": params, "split": split} for split, params in groups.items()],
@@ -51,14 +53,18 @@ def build(
     return OptimizerSet(model, parts)
 
 
-def stacked_rows(name: str, config: ModelConfig) -> tuple[int, ...]:
-    """How many rows belong to each of the matrices that are stacked in a parameter of a block; empty if it is one."""
-    if name.endswith("attention.qkv.weight"):
-        keys = config.key_value_heads * config.width_of_head
-        return (config.heads * config.width_of_head, keys, keys)
-    if name.endswith("mlp.input.weight") and config.mlp == "swiglu":
-        return (config.hidden_width, config.hidden_width)
-    return ()
+def stacked_rows(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The rows of each matrix where several are stacked in one parameter, by its name.
+
+    What stacks matrices in its layer `qkv`, `key_value` or `input` tells their rows by an attribute `parts`.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for name, module in model.named_modules():
+        parts = getattr(module, "parts", ())
+        if len(parts) > 1:
+            layer = next(name for name in ("qkv", "key_value", "input") if hasattr(module, name))
+            found[f"{name}.{layer}.weight"] = tuple(parts)
+    return found
 
 
 def _elementwise(config: OptimizerConfig, parameters: dict[str, Tensor], shape: ModelConfig) -> Part:
@@ -79,12 +85,14 @@ def _elementwise(config: OptimizerConfig, parameters: dict[str, Tensor], shape: 
     betas = (config.beta1, config.beta2)
     if config.name == "lion":
         return Lion(settings, config.learning_rate, betas, config.weight_decay)
+    if config.name == "lamb":
+        return Lamb(settings, config.learning_rate, betas, config.epsilon, config.weight_decay)
     return AdamW(settings, config.learning_rate, betas, config.epsilon, config.weight_decay)
 
 
 def _of_a_block(name: str, parameter: Tensor) -> bool:
-    return name.startswith("blocks.") and parameter.ndim == 2
+    return "blocks." in name and parameter.ndim == 2
 
 
 def _decays(name: str, parameter: Tensor, config: OptimizerConfig) -> bool:
-    return parameter.ndim == 2 and (config.decay_embeddings or not name.startswith(_EMBEDDINGS))
+    return parameter.ndim == 2 and (config.decay_embeddings or name.split(".")[-2] not in _EMBEDDINGS)

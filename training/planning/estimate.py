@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.config import TrainingRun
-from training.models.transformer import Transformer
+from training.models import Model
 from training.planning.devices import DeviceSpec
 from training.planning.memory import (
     Memory,
@@ -137,17 +137,17 @@ def _micro_batch(run: TrainingRun, device: DeviceSpec, devices: int, share: int)
     return size, estimate_memory(run, device, devices, size, bound=hopeless)
 
 
-def _by_part(model: Transformer) -> dict[str, int]:
+def _by_part(model: Model) -> dict[str, int]:
     parts = dict.fromkeys(("embedding", "bigrams", "attention", "mlp", "norms", "head"), 0)
     for name, parameter in model.named_parameters():
         if name.startswith("bigrams."):
             part = "bigrams"
         elif "norm" in name:
             part = "norms"
-        elif name.startswith("blocks."):
-            part = "attention" if ".attention." in name else "mlp"
+        elif "blocks." in name:
+            part = "attention" if "attention." in name else "mlp"
         else:
-            part = "head" if name.startswith("head.") else "embedding"
+            part = "embedding" if "embedding" in name or "positions" in name else "head"
         parts[part] += parameter.numel()
     return parts
 

@@ -24,18 +24,18 @@ def measure_peak(settings: StepSettings, device: torch.device) -> int:
     if settings.compiled:
         torch._dynamo.reset()
         step.loss = torch.compile(step.loss, dynamic=False)  # type: ignore[call-overload]
-    windows = step.windows()
+    rows = step.rows()
     for _ in range(2):
-        step.take(windows, _unmarked)
+        step.take(rows, _unmarked)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        step.take(windows, _unmarked)
+        step.take(rows, _unmarked)
         return int(torch.cuda.max_memory_allocated(device))
-    kept = [*step.model.parameters(), *step.model.buffers(), *step.optimizer.state_tensors().values(), windows]
+    kept = [*step.model.parameters(), *step.model.buffers(), *step.optimizer.state_tensors().values(), *rows.values()]
     if step.average is not None:
         kept += step.average.state_tensors().values()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step.take(windows, _unmarked)
+        step.take(rows, _unmarked)
     assert profiler.profiler is not None
     assert profiler.profiler.kineto_results is not None
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -52,12 +52,12 @@ def measure_seconds(settings: StepSettings, device: torch.device, seconds: float
     step.model.train()
     if settings.compiled:
         step.loss = torch.compile(step.loss, dynamic=False)  # type: ignore[call-overload]
-    windows = step.windows()
-    step.take(windows, _unmarked)
+    rows = step.rows()
+    step.take(rows, _unmarked)
     best, begun = float("inf"), time.perf_counter()
     while best == float("inf") or time.perf_counter() - begun < seconds:
         started = time.perf_counter()
-        step.take(windows, _unmarked)
+        step.take(rows, _unmarked)
         best = min(best, time.perf_counter() - started)
     return best
 

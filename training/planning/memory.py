@@ -12,7 +12,7 @@ import torch
 
 from training.config import ModelConfig, TrainingRun
 from training.devices import cpu_multiplies_bf16
-from training.models.transformer import Transformer
+from training.models import Model, build
 from training.planning.devices import DeviceSpec
 from training.planning.rehearsal import Rehearsal, rehearse
 from training.planning.stepping import StepSettings
@@ -51,15 +51,15 @@ class Memory:
         return {"total": self.total, **dataclasses.asdict(self)}
 
 
-def sketch(run: TrainingRun) -> Transformer:
+def sketch(run: TrainingRun) -> Model:
     """The model without data; not to be changed, since all that ask for it share it."""
-    return _sketched(run.model, run.vocabulary_size)
+    return _sketched(run.model, run.model_vocabulary)
 
 
 @functools.lru_cache(maxsize=8)
-def _sketched(model: ModelConfig, vocabulary_size: int) -> Transformer:
+def _sketched(model: ModelConfig, vocabulary_size: int) -> Model:
     with torch.device("meta"):
-        return Transformer(model, vocabulary_size)
+        return build(model, vocabulary_size)
 
 
 def precision_of(run: TrainingRun, device: DeviceSpec) -> Precision:
@@ -103,6 +103,7 @@ def step_settings(run: TrainingRun, device: DeviceSpec, processes: int, device_b
         config.recompute,
         config.recompute_every,
         config.ema_decay is not None,
+        run.tokenizer_path,
         sparse=not cuda and processes == 1,
         bf16_parameters=_sharded(run, processes) and cuda and precision != "fp32",
     )
@@ -155,12 +156,12 @@ def static_bytes(run: TrainingRun, processes: int = 1) -> dict[str, int]:
     numbers = model.parameters_count()
     bigrams = model.bigrams.weight if model.bigrams is not None else None
     state = (bigrams.shape[0] if bigrams is not None else 0) * 4
-    state_numbers = {"adamw": 2, "lion": 1, "sgd": 1}
+    state_numbers = {"adamw": 2, "lamb": 2, "lion": 1, "sgd": 1}
     for name, parameter in model.named_parameters():
         if parameter is bigrams:
             continue
         if run.optimizer.name == "muon":
-            moments = 1 if name.startswith("blocks.") and parameter.ndim == 2 else 2
+            moments = 1 if "blocks." in name and parameter.ndim == 2 else 2
         else:
             moments = state_numbers[run.optimizer.name]
         state += parameter.numel() * 4 * moments
@@ -205,8 +206,9 @@ def _gathered_bytes(run: TrainingRun, device: DeviceSpec) -> int:
     model = sketch(run)
     width = 2 if device.kind == "cuda" and precision_of(run, device) != "fp32" else 4
     block = sum(parameter.numel() for parameter in model.blocks[0].parameters())
-    inside = {id(p) for p in model.blocks.parameters()}
+    inside = {id(p) for block in model.blocks for p in block.parameters()}
     inside |= {id(model.bigrams.weight)} if model.bigrams is not None else set()
-    inside |= set() if run.model.tied_embeddings else {id(model.embedding.weight)}
+    if not run.model.tied_embeddings and run.model.architecture == "transformer":
+        inside.add(id(model.embedding.weight))
     root = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside)
     return width * (root + 2 * block) + (width + 4) * max(root, block)

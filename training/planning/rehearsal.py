@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from training.models import transformer
 from training.models.attention import Route, choose_route
+from training.models.encoder_decoder import EncoderDecoder
 from training.objectives import cross_entropy
 from training.planning.metering import StorageMeter
 from training.planning.stepping import Step, StepSettings
@@ -62,7 +63,7 @@ def _postponed_bytes(settings: StepSettings) -> dict[str, Counter[str]]:
     model, width = settings.model, settings.dtype.itemsize
     positions = settings.device_batch_size * settings.sequence_length
     heads = (model.heads + 2 * model.key_value_heads) * model.width_of_head
-    fed = model.hidden_width * (2 if model.mlp == "swiglu" else 1)
+    fed = model.hidden_width * (2 if model.gated else 1)
     block = Counter(workspace=positions * (heads + fed + 2 * model.width) * width)
     logits = 0 if settings.chunks or not model.tied_embeddings else positions * settings.vocabulary_size * width
     return {"backward": block, "backward end": block + Counter(logits=logits)}
@@ -96,7 +97,8 @@ def _few_layers(settings: StepSettings) -> tuple[int, int] | None:
     windows = model.global_every if model.window is not None else 1
     period = math.lcm(every, windows or 1)
     few = (2 * period, 4 * period)
-    return few if model.layers > few[1] and model.blocks in (1, model.layers) else None
+    alike = model.architecture == "transformer" and model.blocks in (1, model.layers)
+    return few if model.layers > few[1] and alike else None
 
 
 def _with_layers(settings: StepSettings, layers: int) -> StepSettings:
@@ -115,11 +117,11 @@ def _play(settings: StepSettings) -> Peaks:
 @functools.lru_cache(maxsize=256)
 def _played(settings: StepSettings) -> Peaks:
     """Two steps without data; the peaks of the second, in which nothing is made for the first time."""
-    meter = StorageMeter(settings.vocabulary_size)
+    meter = StorageMeter(settings.vocabulary_size + settings.objective.extra_tokens)
     with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True), _as_on(settings):
         with meter:
             step = Step(settings, torch.device("cpu"))
-            windows = step.windows()
+            rows = step.rows()
         step.model.train()
         _follow(step, meter)
         if settings.compiled:
@@ -127,10 +129,10 @@ def _played(settings: StepSettings) -> Peaks:
 
             torch._dynamo.reset()
             step.loss = compile_for_metering(step.loss, meter, settings.kind == "cpu")  # type: ignore[arg-type]
-        meter.claim([windows], "batch")
+        meter.claim(rows.values(), "batch")
         for _ in range(2):
             meter.peaks.clear()
-            step.take(windows, functools.partial(_phase, meter, settings.compiled))
+            step.take(rows, functools.partial(_phase, meter, settings.compiled))
     return meter.peaks
 
 
@@ -160,7 +162,9 @@ def _follow(step: Step, meter: StorageMeter) -> None:
         parameter.register_post_accumulate_grad_hook(gradient_made)
     if settings.kind == "cuda":
         # There the stream is in the dtype of the products (`Transformer._embedded`).
-        model.dropout.register_forward_pre_hook(lambda module, arguments: (arguments[0].to(settings.dtype),))
+        for trunk in model.modules():
+            if isinstance(trunk, transformer.Transformer | EncoderDecoder):
+                trunk.dropout.register_forward_pre_hook(lambda module, arguments: (arguments[0].to(settings.dtype),))
     if not settings.compiled and len(model.blocks) > 1:
         middle = model.blocks[len(model.blocks) // 2]
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from training import objectives, optimizers
 from training.averaging import WeightAverage
-from training.config import ModelConfig, ObjectiveConfig, OptimizerConfig
+from training.config import ModelConfig, ObjectiveConfig, OptimizerConfig, SpecialTokens
+from training.models import build as build_model
 from training.models.float8 import use_float8
-from training.models.transformer import Transformer
+from training.rows import example_rows
 
 Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 """Opens a part of a step by its name: forward, backward, update."""
@@ -41,6 +42,8 @@ class StepSettings:
     recompute: Literal["none", "products", "blocks"] = "none"
     recompute_every: int = 1
     ema: bool = False
+    tokenizer_path: str | None = None
+    """For objectives that read text."""
     sparse: bool = False
     """Whether the gradient of the bigram embedding holds only the rows that a batch touched."""
     bf16_parameters: bool = False
@@ -68,28 +71,34 @@ class Step:
     def __init__(self, settings: StepSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         with device, _default_dtype(torch.bfloat16 if settings.bf16_parameters else torch.float32):
-            self.model = Transformer(settings.model, settings.vocabulary_size)
+            self.model = build_model(settings.model, settings.vocabulary_size + settings.objective.extra_tokens)
         self.model.set_recompute(settings.recompute, settings.recompute_every)
         if self.model.bigrams is not None:
             self.model.bigrams.sparse = settings.sparse
         if settings.precision == "fp8":
             use_float8(self.model)
-        self.objective = objectives.build(settings.objective, 0, settings.chunks)
+        special = SpecialTokens(*range(4))
+        known = objectives.Setting(settings.vocabulary_size, 0, special, 1, settings.chunks, settings.tokenizer_path)
+        self.objective = objectives.build(settings.objective, known)
         self.optimizer = optimizers.build(settings.optimizer, self.model, settings.dtype)
         self.average = WeightAverage(self.model, 0.999) if settings.ema else None
         self.loss: Callable[[objectives.Batch], Tensor] = objectives.LossModule(self.model, self.objective)
 
-    def windows(self) -> Tensor:
-        """Token windows (sequences of one step, T + 1) int64, all zero."""
+    def rows(self) -> objectives.Batch:
+        """Rows of one step, as the loader makes them, all zero."""
         settings = self.settings
         sequences = settings.device_batch_size * settings.micro_batches
-        return torch.zeros((sequences, settings.sequence_length + 1), dtype=torch.int64, device=self.device)
+        shapes = example_rows(self.objective.form(settings.sequence_length), sequences)
+        return {
+            name: torch.zeros(array.shape, dtype=torch.from_numpy(array[:0]).dtype, device=self.device)
+            for name, array in shapes.items()
+        }
 
-    def take(self, windows: Tensor, phase: Phase) -> None:
+    def take(self, rows: objectives.Batch, phase: Phase) -> None:
         """Forward and backward of each micro-batch, clip, update."""
         settings = self.settings
-        batch = self.objective.prepare(windows)
-        for first in range(0, len(windows), settings.device_batch_size):
+        batch = self.objective.prepare(rows)
+        for first in range(0, settings.device_batch_size * settings.micro_batches, settings.device_batch_size):
             part = {name: tensor[first : first + settings.device_batch_size] for name, tensor in batch.items()}
             autocast = torch.autocast(self.device.type, settings.dtype, enabled=settings.precision != "fp32")
             with phase("forward"), autocast:

@@ -203,7 +203,7 @@ def test_an_index_points_to_files_of_the_folder_only(tmp_path: Path) -> None:
 
 def test_a_head_beside_a_tied_embedding_must_be_the_same(gpt2: Path, tmp_path: Path) -> None:
     change_weights(gpt2, lambda weights: weights.update({"lm_head.weight": weights["transformer.wte.weight"] + 1}))
-    refused(gpt2, "lm_head.weight: differs from the embedding, though config.json says tie_word_embeddings")
+    refused(gpt2, "lm_head.weight: differs from transformer.wte.weight, though config.json says tie_word_embeddings")
     change_weights(gpt2, lambda weights: weights.update({"lm_head.weight": weights["transformer.wte.weight"].clone()}))
     model, config = load_model(import_model(gpt2, tmp_path / "ours"))
     assert config.tied_embeddings

@@ -60,10 +60,57 @@ _QWEN3 = {
     "bias": st.sampled_from(["none", "qkv"]),
     "window": st.sampled_from([None, 5]),
 }
+_ENCODER = {
+    **_COMMON,
+    "heads": st.sampled_from([1, 2, 4]),
+    "width": st.sampled_from([16, 32]),
+    "attention": st.just("bidirectional"),
+    "positions": st.just("learned"),
+    "norm": st.just("layernorm"),
+    "norm_position": st.just("post"),
+    "embedding_norm": st.just(True),
+    "token_types": st.sampled_from([1, 2, 5]),
+    "mlp": st.just("gelu"),
+    "qk_norm": st.just("none"),
+    "bias": st.just("all"),
+    "head": st.just("transform"),
+    "head_bias": st.just(True),
+    "dropout": st.sampled_from([0.0, 0.1]),
+    "initialization": st.just("bert"),
+}
+_POOLED = {"pooler": st.just(True), "sentence_classes": st.just(2)}
+_MODERNBERT = {
+    **{name: field for name, field in _ENCODER.items() if name != "norm_position"},
+    "positions": st.just("rotary"),
+    "first_norm": st.just(False),
+    "token_types": st.just(0),
+    "mlp": st.just("geglu"),
+    "bias": st.sampled_from(["none", "qkv", "all"]),
+    "head_bias": st.booleans(),
+    "rope_theta": st.sampled_from([160_000.0, 77.5]),
+    "initialization": st.just("gpt2"),
+}
+_KINDS = [
+    _GPT2,
+    _LLAMA,
+    _QWEN3,
+    _ENCODER,  # BERT or RoBERTa, by its token types
+    {**_ENCODER, **_POOLED, "mlp": st.sampled_from(["gelu", "gelu_tanh"])},
+    {
+        **_ENCODER,
+        **_POOLED,
+        "layers": st.integers(2, 3),
+        "layer_groups": st.just(1),
+        "embedding_width": st.sampled_from([8, 16]),
+    },
+    {**_ENCODER, "head": st.just("replaced_token"), "head_bias": st.just(False), "tied_embeddings": st.just(False)},
+    _MODERNBERT,
+    {**_MODERNBERT, "window": st.sampled_from([1, 5]), "rope_theta_windowed": st.sampled_from([None, 50.0])},
+]
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.one_of(st.fixed_dictionaries(_GPT2), st.fixed_dictionaries(_LLAMA), st.fixed_dictionaries(_QWEN3)))
+@settings(max_examples=25, deadline=None)
+@given(st.one_of(*map(st.fixed_dictionaries, _KINDS)))
 def test_a_model_comes_back_as_it_went(fields: dict[str, Any]) -> None:
     # What is the default anyway comes back as the default.
     if fields.get("head_width") == fields["width"] // fields["heads"]:

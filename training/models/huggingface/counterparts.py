@@ -1,4 +1,4 @@
-"""Which tensors of transformers stand for a parameter of the trunk; one table serves both directions."""
+"""Which tensors of transformers stand for a parameter of a model; one table serves both directions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A parameter of the trunk, and the tensors whose rows, one below another, are its own."""
+    """A parameter of ours, and the tensors whose rows, one below another, are its own."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -22,6 +22,12 @@ class Counterpart:
     """None for a vector."""
     transposed: bool = False
     """Whether theirs are stored (columns, rows), like the Conv1D of GPT-2."""
+    unused: int = 0
+    """Rows at the head of theirs that nothing reads and ours lacks, like RoBERTa's positions of padding; zero where
+    they are written. Only where theirs is one matrix, not transposed."""
+    optional: bool = False
+    """Whether ours may lack it: zeros are written then, as for every bias that ours lacks, and files that lack it, too,
+    are read."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -30,20 +36,29 @@ class Counterpart:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each of theirs by name."""
-        shapes = [(rows,) if self.columns is None else (rows, self.columns) for rows in self.rows]
+        counts = [rows + self.unused for rows in self.rows]
+        shapes = [(rows,) if self.columns is None else (rows, self.columns) for rows in counts]
         return {
             name: shape[::-1] if self.transposed else shape for name, shape in zip(self.theirs, shapes, strict=True)
         }
 
     def split(self, ours: Tensor) -> dict[str, Tensor]:
-        """Their tensors, as views of our parameter."""
+        """Their tensors, as views of our parameter; a copy where they have unused rows."""
+        if self.unused:
+            return {self.theirs[0]: torch.cat([ours.new_zeros(self.unused, *ours.shape[1:]), ours])}
         parts = ours.split(self.rows)
         return {name: part.mT if self.transposed else part for name, part in zip(self.theirs, parts, strict=True)}
 
     def join(self, theirs: Sequence[Tensor]) -> Tensor:
         """Our parameter from their tensors in the order of `theirs`; contiguous."""
-        parts = [part.mT if self.transposed else part for part in theirs]
+        parts = [part.mT if self.transposed else part[self.unused :] for part in theirs]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
+
+
+def norm(ours: str, theirs: str, length: int, bias: bool = True) -> list[Counterpart]:
+    """The gain, and the bias where there is one, of a normalisation."""
+    names = ("weight", "bias") if bias else ("weight",)
+    return [vector(f"{ours}.{name}", f"{theirs}.{name}", length) for name in names]
 
 
 def vector(ours: str, theirs: str, length: int) -> Counterpart:

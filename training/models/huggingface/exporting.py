@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.checkpoints import CheckpointError, describe, load_model
 from training.config import ModelConfig
@@ -23,7 +23,7 @@ from training.models.huggingface.model_card import model_card
 from training.models.huggingface.settings import Settings, write_json
 from training.models.huggingface.stored import INDEX, WEIGHTS
 from training.models.huggingface.tokenizer import TOKENIZER, SpecialTokens, Vocabulary, write_tokenizer
-from training.models.transformer import Transformer
+from training.models.sharing import shared_names
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as transformers has it."""
@@ -35,10 +35,10 @@ def export(
 ) -> Path:
     """Write a checkpoint as the folder of a model of transformers, and return it.
 
-    It holds config.json, generation_config.json, the float32 weights (model.safetensors; several files and an index
-    where they take more than `shard_bytes`), README.md, and where the checkpoint has a tokenizer tokenizer.json and
-    tokenizer_config.json. `family` is gpt2, llama or qwen3; by default the first that can hold the model. The folder is
-    whole or absent.
+    It holds config.json, generation_config.json where the model writes text, the float32 weights (model.safetensors;
+    several files and an index where they take more than `shard_bytes`), README.md, and where the checkpoint has a
+    tokenizer tokenizer.json and tokenizer_config.json. `family` is one of `FAMILIES`; by default the first that can
+    hold the model. The folder is whole or absent.
 
     Raises ValueError where no family can hold the model, naming every setting that stands in the way; where the folder
     is there and not empty; and CheckpointError (a ValueError) where the checkpoint is damaged or the disk full.
@@ -48,56 +48,72 @@ def export(
         raise ValueError(f"shard_bytes must be at least 1, got {shard_bytes}")
     with _written(target) as hidden:
         facts = describe(source)
-        model, config = load_model(source)
-        chosen = family_for(config, family)
+        whole, whole_config = load_model(source)
+        chosen = family_for(whole_config, family)
+        model, config = chosen.part(whole, whole_config)
         tokenizer = source / TOKENIZER if (source / TOKENIZER).is_file() else None
         special = SpecialTokens.of(facts, None if tokenizer is None else Vocabulary(tokenizer))
-        settings = _settings(chosen, config, model.vocabulary_size, special)
+        settings = _settings(chosen, config, whole.vocabulary_size, special)
         write_json(hidden / "config.json", settings)
-        write_json(hidden / "generation_config.json", _generation(special))
+        if chosen.kind != "encoder":
+            write_json(hidden / "generation_config.json", _generation(chosen, settings, special))
         if tokenizer is not None:
-            write_tokenizer(tokenizer, hidden, config.context_length, special)
-        card = model_card(target.resolve().name, chosen.architecture, model, facts)
+            context_length, types = config.context_length, config.token_types if chosen.reads_types else 0
+            inputs = None if chosen.kind == "causal" else _inputs(types)
+            write_tokenizer(tokenizer, hidden, context_length, special, chosen.template, inputs, types)
+        card = model_card(target.resolve().name, chosen, config, whole.vocabulary_size, _count(model), facts)
         (hidden / "README.md").write_text(card, encoding="utf-8")
-        table = chosen.counterparts(config, Settings(settings), model.vocabulary_size)
+        table = chosen.counterparts(config, Settings(settings), whole.vocabulary_size)
         _write_weights(hidden, table, _weights(model), shard_bytes)
     return target
 
 
 def _settings(family: Family, config: ModelConfig, vocabulary_size: int, special: SpecialTokens) -> dict[str, Any]:
     return {
-        "architectures": [family.architecture],
-        "model_type": family.name,
+        "architectures": [family.architecture(config)],
+        "model_type": family.model_type or family.name,
         "vocab_size": vocabulary_size,
-        **family.to_settings(config),
         "tie_word_embeddings": config.tied_embeddings,
-        "bos_token_id": special.begin,
-        "eos_token_id": special.end,
-        # Not the end of the text, even where that pads: the embedding of this id would never be trained again.
-        "pad_token_id": None,
         "initializer_range": 0.02,
         "torch_dtype": "float32",
         "use_cache": True,
+        **family.to_settings(config),
+        **family.token_settings(config, special),
     }
 
 
-def _generation(special: SpecialTokens) -> dict[str, Any]:
+def _generation(family: Family, settings: dict[str, Any], special: SpecialTokens) -> dict[str, Any]:
     ids = {"bos_token_id": special.begin, "eos_token_id": special.end, "pad_token_id": special.padding}
+    if family.kind == "encoder_decoder":
+        names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+        ids = {name: settings.get(name) for name in names}
     return {"do_sample": False, **{key: value for key, value in ids.items() if value is not None}}
 
 
-def _weights(model: Transformer) -> dict[str, Tensor]:
-    """The model's parameters; the factor on what the head reads becomes part of the last norm."""
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    if model.output_multiplier != 1:
+def _inputs(token_types: int) -> list[str]:
+    """The arguments of the model that a tokenizer makes; one type alone need not be said."""
+    return ["input_ids", *(["token_type_ids"] if token_types > 1 else []), "attention_mask"]
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters, each once; the factor on what the head reads becomes part of the last norm."""
+    further = shared_names(model)
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name not in further}
+    factor = getattr(model, "output_multiplier", 1)
+    if factor != 1:
+        assert "norm.weight" in weights, "a family that has no last norm must refuse mup"
         for name in {"norm.weight", "norm.bias"} & weights.keys():
-            weights[name] = weights[name] * model.output_multiplier
+            weights[name] = weights[name] * factor
     return weights
 
 
 def _write_weights(folder: Path, table: list[Counterpart], weights: dict[str, Tensor], shard_bytes: int) -> None:
     """Write safetensors, a file at a time: no more than one file's tensors are copied at once."""
-    known = {entry.ours for entry in table} | {"head.weight"}
+    known = {entry.ours for entry in table}
     assert weights.keys() <= known, weights.keys() - known
     shards = _shards(table, shard_bytes)
     names = [WEIGHTS] if len(shards) == 1 else [_shard_name(number, len(shards)) for number in range(len(shards))]
@@ -128,10 +144,10 @@ def _shards(table: list[Counterpart], shard_bytes: int) -> list[dict[str, Counte
 
 
 def _tensor(entry: Counterpart, weights: dict[str, Tensor], theirs: str) -> Tensor:
-    """One of their tensors; a bias that the trunk has not is zero."""
+    """One of their tensors; what is optional and ours lacks is zero."""
     if entry.ours in weights:
         return entry.split(weights[entry.ours])[theirs]
-    assert entry.ours.endswith(".bias"), entry.ours
+    assert entry.optional or entry.ours.endswith(".bias"), entry.ours
     return torch.zeros(entry.shapes()[theirs])
 
 

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from training.config import ModelConfig
+from training.models.huggingface.albert import Albert
+from training.models.huggingface.bert import Bert
+from training.models.huggingface.electra import Electra, ElectraGenerator
 from training.models.huggingface.family import Family
 from training.models.huggingface.gpt2 import GPT2
 from training.models.huggingface.llama import Llama
+from training.models.huggingface.modernbert import ModernBert
 from training.models.huggingface.qwen3 import Qwen3
+from training.models.huggingface.roberta import Roberta
 from training.models.huggingface.settings import Settings
+from training.models.huggingface.t5 import T5
+from training.models.huggingface.xlnet import XLNet
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2(), Llama(), Qwen3())}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        GPT2(),
+        Llama(),
+        Qwen3(),
+        Roberta(),
+        Bert(),
+        ModernBert(),
+        Electra(),
+        ElectraGenerator(),
+        Albert(),
+        XLNet(),
+        T5(),
+    )
+}
+"""By name, in the order in which a model looks for one that can hold it."""
 
 
 def family_for(config: ModelConfig, name: str | None = None) -> Family:
@@ -21,10 +44,10 @@ def family_for(config: ModelConfig, name: str | None = None) -> Family:
     if name is not None and name not in FAMILIES:
         raise ValueError(f"family: {name!r} is unknown; there are {', '.join(FAMILIES)}")
     candidates = list(FAMILIES.values()) if name is None else [FAMILIES[name]]
-    nearest = min(candidates, key=lambda family: len(family.obstacles(config)))
+    nearest = min(candidates, key=lambda family: _distance(family, config))
     if lines := nearest.obstacles(config):
         opening = (
-            f"{nearest.architecture} cannot hold this model"
+            f"{nearest.architecture(config)} cannot hold this model"
             if name is not None
             else f"no family of transformers can hold this model; the nearest is {nearest.name}"
         )
@@ -32,13 +55,32 @@ def family_for(config: ModelConfig, name: str | None = None) -> Family:
     return nearest
 
 
+def _distance(family: Family, config: ModelConfig) -> tuple[bool, int]:
+    """How far a family is from holding a model; one of another architecture is further than any other."""
+    lines = family.obstacles(config)
+    return any(line.startswith("architecture is ") for line in lines), len(lines)
+
+
 def family_of(settings: Settings) -> Family:
     """The family that a config.json names; raises ValueError where it names none or an unknown one."""
+    return _KNOWN[architecture_of(settings)]
+
+
+def architecture_of(settings: Settings) -> str:
+    """The class of transformers that a config.json names; raises ValueError where it names none or an unknown one."""
     named = settings.get("architectures")
-    known = {family.architecture: family for family in FAMILIES.values()}
+    known = ", ".join(_KNOWN)
     if not isinstance(named, list) or not named:
-        raise ValueError(f"architectures: missing, so that the model's class is unknown; known are {', '.join(known)}")
+        raise ValueError(f"architectures: missing, so that the model's class is unknown; known are {known}")
     for architecture in named:
-        if isinstance(architecture, str) and architecture in known:
-            return known[architecture]
-    raise settings.wrong("architectures", named, ", ".join(known))
+        if isinstance(architecture, str) and architecture in _KNOWN:
+            return architecture
+    raise settings.wrong("architectures", named, known)
+
+
+def auto_class(architecture: str) -> str:
+    """The Auto class of transformers that loads a class of models."""
+    return _KNOWN[architecture].architectures[architecture]
+
+
+_KNOWN = {architecture: family for family in FAMILIES.values() for architecture in family.architectures}

@@ -7,11 +7,11 @@ model without writes zeros, which is the same function.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from training.config import ModelConfig
 from training.models.huggingface.counterparts import Counterpart, linear, matrix, vector
-from training.models.huggingface.family import Family, common_obstacles, effective_window, layer_count, obstacles
+from training.models.huggingface.family import Family, causal_obstacles, effective_window, layer_count, obstacles
 from training.models.huggingface.settings import Settings
 from training.models.huggingface.stored import StoredTensors
 
@@ -27,15 +27,16 @@ class GPT2(Family):
     """GPT2LMHeadModel."""
 
     name = "gpt2"
-    architecture = "GPT2LMHeadModel"
+    architectures: ClassVar = {"GPT2LMHeadModel": "AutoModelForCausalLM"}
     prefix = "transformer."
+    tied: ClassVar = {"lm_head.weight": "transformer.wte.weight"}
     # Causal masks that old versions stored.
     ignored = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")
     ties_by_default = True
 
     def obstacles(self, config: ModelConfig) -> list[str]:
         """Settings that GPT-2 lacks."""
-        lines = common_obstacles(config) + obstacles(
+        lines = causal_obstacles(config) + obstacles(
             config, positions=["learned"], norm=["layernorm"], qk_norm=["none"], mlp=list(_ACTIVATIONS)
         )
         if config.key_value_heads != config.heads:

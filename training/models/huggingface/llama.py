@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from training.config import ModelConfig
 from training.models.huggingface import rope
 from training.models.huggingface.counterparts import Counterpart, linear, matrix, vector
-from training.models.huggingface.family import Family, common_obstacles, effective_window, layer_count, obstacles
+from training.models.huggingface.family import Family, causal_obstacles, effective_window, layer_count, obstacles
 from training.models.huggingface.settings import Settings
 from training.models.huggingface.stored import StoredTensors
 
@@ -24,8 +24,9 @@ class Llama(Family):
     """
 
     name = "llama"
-    architecture = "LlamaForCausalLM"
+    architectures: ClassVar = {"LlamaForCausalLM": "AutoModelForCausalLM"}
     prefix = "model."
+    tied: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
     # Frequencies that old versions stored.
     ignored = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
     qk_norm: Literal["none", "gains"] = "none"
@@ -85,7 +86,7 @@ class Llama(Family):
 
 def rotary_obstacles(config: ModelConfig, qk_norm: str) -> list[str]:
     """Settings that neither Llama nor its kin have."""
-    return common_obstacles(config) + obstacles(
+    return causal_obstacles(config) + obstacles(
         config, positions=["rotary"], norm=["rmsnorm"], qk_norm=[qk_norm], mlp=["swiglu"]
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from training.config import ModelConfig
 from training.models.huggingface.family import effective_window, layer_count
@@ -17,7 +17,7 @@ class Qwen3(Llama):
     """Qwen3ForCausalLM."""
 
     name = "qwen3"
-    architecture = "Qwen3ForCausalLM"
+    architectures: ClassVar = {"Qwen3ForCausalLM": "AutoModelForCausalLM"}
     qk_norm = "gains"
 
     def obstacles(self, config: ModelConfig) -> list[str]:

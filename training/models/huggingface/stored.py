@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,7 @@ class StoredTensors:
     def __init__(self, folder: Path) -> None:
         self._open = contextlib.ExitStack()
         self._file_of: dict[str, Any] = {}
+        self._stored_as: dict[str, str] = {}
         try:
             for path, names in _files(folder).items():
                 self._add(path, names)
@@ -50,16 +51,29 @@ class StoredTensors:
     def __len__(self) -> int:
         return len(self._file_of)
 
+    def rename(self, endings: Mapping[str, str]) -> None:
+        """Show the names that end like a key as ending like its value."""
+        for name in list(self._file_of):
+            for old, new in endings.items():
+                if name.endswith(old):
+                    shown = name.removesuffix(old) + new
+                    self._file_of[shown] = self._file_of.pop(name)
+                    self._stored_as[shown] = name
+
+    def stored_as(self, name: str) -> str:
+        """The name of a tensor in its file."""
+        return self._stored_as.get(name, name)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
-        return tuple(self._file_of[name].get_slice(name).get_shape())
+        return tuple(self._file_of[name].get_slice(self.stored_as(name)).get_shape())
 
     def read(self, name: str) -> Tensor:
         """A tensor as float32; raises ValueError where its numbers are of no plain floating-point type."""
-        dtype = self._file_of[name].get_slice(name).get_dtype()
+        dtype = self._file_of[name].get_slice(self.stored_as(name)).get_dtype()
         if dtype not in _DTYPES:
             raise ValueError(f"{name}: numbers of type {dtype} are not supported; there are {', '.join(_DTYPES)}")
-        tensor: Tensor = self._file_of[name].get_tensor(name)
+        tensor: Tensor = self._file_of[name].get_tensor(self.stored_as(name))
         return tensor.to(torch.float32)
 
     def _add(self, path: Path, names: set[str] | None) -> None:
