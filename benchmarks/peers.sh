@@ -10,7 +10,8 @@
 # with their packages, so that nothing is downloaded later. Its MinHash needs xxhash<4, though it does not say so.
 #
 # nanoGPT, the peer of the trainer, is no package: the benchmarks of training take a checkout of its repository from
-# FOLDER/nanoGPT, or as --nanogpt FOLDER. They need nothing else from here.
+# FOLDER/nanoGPT, or as --nanogpt FOLDER. They need nothing else from here. transformers' Trainer, the peer of the
+# objectives, runs in the project's own environment, where it needs accelerate.
 set -eu
 
 folder=${1:-${HEADRACE_PEERS:-.peers}}

@@ -267,7 +267,8 @@ def export(
         ),
     ],
     family: Annotated[
-        str | None, typer.Option(help="gpt2, llama or qwen3; by default the first that can hold the model.")
+        str | None,
+        typer.Option(help="gpt2, llama, qwen3, bert, roberta, ... ; by default the first that can hold the model."),
     ] = None,
     shard_gigabytes: Annotated[float, typer.Option(min=0.001, help="Largest file of weights, in GB.")] = 5.0,
     workspace: WorkspaceOption = _WORKSPACE,
@@ -286,12 +287,12 @@ def export(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Folder of a GPT-2, Llama or Qwen3 model with safetensors.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a model of transformers, with safetensors.")],
     name: Annotated[str | None, typer.Option(help="Name in the workspace; by default the folder's.")] = None,
     workspace: WorkspaceOption = _WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring in a local model of Hugging Face's transformers as a checkpoint, to generate with and to evaluate."""
+    """Bring in a local model of Hugging Face's transformers as a checkpoint, to use, to evaluate and to train on from."""
     with _errors():
         from flows.models import import_command, import_lines
 

@@ -31,7 +31,9 @@ def rows_of(folder: Path, *arguments: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return rows_of(tmp_path_factory.mktemp("gpu"), "--batches", "2")
+    # The encoders' parts are tested in tests/benchmarks/test_objectives.py, without processes of their own.
+    parts = [part for part in PARTS if not part.startswith(("bert", "electra"))]
+    return rows_of(tmp_path_factory.mktemp("gpu"), "--batches", "2", "--only", ",".join(parts))
 
 
 def test_every_part_has_a_figure_or_says_why_not(rows: list[dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 Route = Literal["multiplied", "fused", "masked", "flex"]
 
 EXPLICIT_TOKENS = 256
-"""Longest sequence that is multiplied out on a CPU."""
+"""Longest sequence that is multiplied out on a CPU; twice as long a one where weights are dropped."""
 
 _FLEX_LEAST_WIDTH = 16
 _CUDA_BACKENDS = [
@@ -80,7 +80,7 @@ def choose_route(device: torch.device, tokens: int, head_width: int, plain: bool
 
     Documents take FlexAttention and not variable-length attention, whose list of documents has no fixed length.
     """
-    if device.type == "cpu" and tokens <= EXPLICIT_TOKENS:
+    if device.type == "cpu" and tokens <= EXPLICIT_TOKENS * (2 if dropout else 1):
         return "multiplied"
     if plain:
         return "fused"
