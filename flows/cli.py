@@ -292,7 +292,7 @@ def import_(
     workspace: WorkspaceOption = _WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring in a local model of Hugging Face's transformers as a checkpoint, to use, to evaluate and to train on from."""
+    """Bring in a local model of Hugging Face's transformers as a checkpoint, to use, to judge and to train on from."""
     with _errors():
         from flows.models import import_command, import_lines
 

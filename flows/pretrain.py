@@ -15,6 +15,7 @@ from flows import tracking, training_progress
 from flows.engines import task_runner, without_heartbeat
 from flows.plan import Plan, make_plan
 from flows.runner import artifact_key, run_stage, stage_table
+from flows.training_stages import Train
 from pipeline.catalog import build as build_catalog
 from pipeline.stage import CORPUS_STAGES
 
@@ -117,6 +118,9 @@ def pretrain(recipe: str = "quickstart", workspace: str = "workspace", overrides
     logger.info(
         "recipe %s in %s: stages to do: %s", plan.recipe.name, plan.workspace, ", ".join(plan.missing) or "none"
     )
+    train_stage = plan.stages["train"]
+    if isinstance(train_stage, Train) and "train" in plan.missing:
+        train_stage.try_out()
     plan.write_record(state="running")
     # The recipe travels as values from here on: a file that changes in the meantime changes nothing.
     values = plan.recipe.given()

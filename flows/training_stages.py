@@ -156,6 +156,18 @@ class Train(Stage[TrainConfig]):
             **{name: getattr(self.config, name) for name in _MODEL_PARTS},
         )
 
+    def try_out(self) -> None:
+        """Raise ValueError where model and objective do not go together, before the corpus is worked on.
+
+        torch is imported for it, so only where the fields alone do not tell.
+        """
+        config = self.config
+        if config.model.architecture == "transformer" and config.objective.name == "causal":
+            return
+        from training.fitting import try_out
+
+        try_out(config.model, config.objective, config.training.sequence_length or config.model.context_length)
+
     def _initial(self) -> str:
         """Digest of the weights that the training starts from; empty where they are drawn."""
         folder = self.config.initial_checkpoint

@@ -85,8 +85,11 @@ class TrainLoader:
         share = self.batch_size // world_size
         first = step * self.batch_size + rank * share
         samples = np.arange(first, first + share, dtype=np.int64)
-        others = self._stretches(self._elsewhere(samples), samples) if self.form.draws_others else []
-        return self.form.rows(self._stretches(self.starts(samples), samples), others)
+        starts = self.starts(samples)
+        visits = np.array([self._visit(epoch) for epoch in (samples // self.windows).tolist()], dtype=np.int64)
+        others = self._elsewhere(starts, visits) if self.form.draws_others else starts[:0]
+        drawn = self._stretches(others, visits, samples) if len(others) else []
+        return self.form.rows(self._stretches(starts, visits, samples), drawn)
 
     def starts(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Position in the ring of the first token of each sample (n,) of the run."""
@@ -94,21 +97,26 @@ class TrainLoader:
         starts = np.empty(len(samples), dtype=np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            keys = _keys(self._seed, int(epoch))
-            offset = int(keys[0]) % self.form.stride
-            starts[chosen] = offset + self.form.stride * permute(indices[chosen], self.windows, keys[1:])
+            offset = int(_keys(self._seed, self._visit(int(epoch)))[0]) % self.form.stride
+            order = permute(indices[chosen], self.windows, _keys(self._seed, int(epoch))[1:])
+            starts[chosen] = offset + self.form.stride * order
         return starts % self.tokens
 
-    def _elsewhere(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A random position for each sample."""
-        words = _mix(samples.astype(np.uint64) + _keys(self._seed, -1)[0])
+    def _visit(self, epoch: int) -> int:
+        return epoch if self.form.copies is None else epoch % self.form.copies
+
+    def _elsewhere(self, starts: NDArray[np.int64], visits: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A random position for each row, the same when the row comes again."""
+        words = _mix(starts.astype(np.uint64) + _mix(visits.astype(np.uint64) + _keys(self._seed, -1)[0]))
         return (words % np.uint64(self.tokens)).astype(np.int64)
 
-    def _stretches(self, starts: NDArray[np.int64], samples: NDArray[np.int64]) -> list[Stretch]:
-        visits, reads = (samples // self.windows).tolist(), self.form.reads
+    def _stretches(
+        self, starts: NDArray[np.int64], visits: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> list[Stretch]:
+        reads = self.form.reads
         return [
             self._ring.stretch(start, reads, visit, number)
-            for start, visit, number in zip(starts.tolist(), visits, samples.tolist(), strict=True)
+            for start, visit, number in zip(starts.tolist(), visits.tolist(), samples.tolist(), strict=True)
         ]
 
 
@@ -164,6 +172,8 @@ class ValidationLoader:
         self.form = form
         self._end_of_text = end_of_text
         self._rings = [TokenRing([shard]) for shard in self.shards]
+        # Places are those in all shards together, so that no two shards draw the same random numbers.
+        self._firsts = np.cumsum([0, *(shard.tokens for shard in self.shards)]).tolist()
         available = np.array([-(-shard.tokens // form.stride) for shard in self.shards], dtype=np.int64)
         self._windows = [
             (shard, window)
@@ -207,7 +217,7 @@ class ValidationLoader:
         tokens[skipped : skipped + count] = found.tokens
         if found.marks is not None:
             marks[skipped : skipped + count] = found.marks
-        return Stretch(tokens, None if found.marks is None else marks, begin, 0, number)
+        return Stretch(tokens, None if found.marks is None else marks, self._firsts[shard] + begin, 0, number)
 
 
 def spread(available: NDArray[np.int64], total: int) -> NDArray[np.int64]:

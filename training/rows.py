@@ -37,7 +37,7 @@ class Stretch(NamedTuple):
     start: int
     """Position in the corpus of the first one."""
     visit: int
-    """The epoch."""
+    """The epoch, modulo the copies of the form."""
     number: int = 0
     """Of the sample in the run, or of the row in a held-out set."""
 
@@ -47,13 +47,15 @@ class Form(ABC):
 
     Attributes: stride (tokens of the corpus from the beginning of one row to that of the next), reads (tokens of the
     stretch that a row is made from), leads (tokens of it that lie before the row's own), draws_others (whether a row
-    takes something from another place of the corpus, too).
+    takes something from another place of the corpus, too), copies (after so many epochs the same rows come again, in
+    another order; None: each epoch cuts the corpus anew).
     """
 
     stride: int
     reads: int
     leads: int = 0
     draws_others: bool = False
+    copies: int | None = None
 
     @abstractmethod
     def rows(self, stretches: Sequence[Stretch], others: Sequence[Stretch]) -> Rows:
@@ -115,6 +117,7 @@ class Packed(Form):
     short_share: float = 0.1
     """Share of the pairs whose target length is drawn at random."""
     longest: int = 32
+    copies: int | None = None
 
     @property
     def stride(self) -> int:  # type: ignore[override]
@@ -342,6 +345,11 @@ class Several(Form):
     def draws_others(self) -> bool:  # type: ignore[override]
         """Whether any does."""
         return any(form.draws_others for form in self.forms)
+
+    @property
+    def copies(self) -> int | None:  # type: ignore[override]
+        """The most of those that say so."""
+        return max((form.copies for form in self.forms if form.copies is not None), default=None)
 
     def rows(self, stretches: Sequence[Stretch], others: Sequence[Stretch]) -> Rows:
         """All of them."""

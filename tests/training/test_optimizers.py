@@ -150,6 +150,21 @@ def test_lamb_follows_its_algorithm(shape: tuple[int, ...]) -> None:
     assert torch.allclose(parameter, weight, atol=1e-5)
 
 
+def test_lamb_measures_stacked_matrices_one_by_one() -> None:
+    torch.manual_seed(0)
+    stacked, gradient = torch.cat([torch.randn(4, 3), 9 * torch.randn(2, 3)]), torch.randn(6, 3)
+    whole, *apart = (nn.Parameter(part.clone()) for part in (stacked, stacked[:4], stacked[4:]))
+    for parameter, part in zip((whole, *apart), (gradient, gradient[:4], gradient[4:]), strict=True):
+        parameter.grad = part.clone()
+    settings = {"lr": 0.1, "betas": (0.9, 0.99), "epsilon": 1e-6, "weight_decay": 0.1}
+    Lamb([{"params": [whole]}], **settings, stacked={whole: (4, 2)}).step()
+    Lamb([{"params": apart}], **settings).step()
+    assert torch.allclose(whole, torch.cat(apart), atol=1e-6)
+    model = new_model()
+    (lamb,) = [part for part in build(config_of("lamb"), model)._parts if isinstance(part, Lamb)]
+    assert lamb._stacked[model.blocks[0].attention.qkv.weight] == (16, 16, 16)
+
+
 def test_the_decay_of_sgd_stays_out_of_its_momentum() -> None:
     parameter = nn.Parameter(torch.ones(2))
     optimizer = SGD([{"params": [parameter]}], lr=0.1, momentum=0.9, weight_decay=0.5)

@@ -247,3 +247,33 @@ def test_an_example_has_the_shapes_of_a_batch(tmp_path: Path, form: Form) -> Non
     assert {name: (array.shape, array.dtype) for name, array in rows.items()} == {
         name: (array.shape, array.dtype) for name, array in example.items()
     }
+
+
+def test_static_rows_come_again_after_as_many_epochs_as_copies(tmp_path: Path) -> None:
+    for copies in (2, None):
+        form = packed(32, "pairs", task="next_sentence", copies=copies)
+        loader = TrainLoader(shards(tmp_path), form, 1, seed=1)
+        epochs = [
+            {
+                (rows["places"].tobytes(), rows["tokens"].tobytes(), int(rows["visits"][0]))
+                for step in range(epoch * loader.windows, (epoch + 1) * loader.windows)
+                for rows in [loader.batch(step)]
+            }
+            for epoch in range(3)
+        ]
+        assert (epochs[0] == epochs[2]) == (copies == 2)
+        assert not epochs[0] & epochs[1]
+
+
+def test_held_out_shards_draw_apart(tmp_path: Path) -> None:
+    """The same text in two shards makes other pairs in each."""
+    twice = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        twice += shards(tmp_path / name, split="validation")
+    loader = ValidationLoader(twice, packed(64, "pairs", task="next_sentence"), 10_000, END)
+    rows = [part.rows for part in loader.batches(1)]
+    half = len(rows) // 2
+    pairs = list(zip(rows[:half], rows[half:], strict=True))
+    differ = [not np.array_equal(one["labels"], other["labels"]) for one, other in pairs]
+    assert np.mean(differ) > 0.5

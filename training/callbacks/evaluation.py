@@ -31,6 +31,9 @@ class Evaluation(Callback):
         if len(self._loader) and (trainer.due(config.evaluate_every) or trainer.due(config.checkpoint_every)):
             likelihood = trainer.objective.likelihood
             metrics = summarize(self._loader.shards, measure(trainer, self._loader), likelihood)
+            if "validation/loss" not in metrics:
+                trainer.report("warning", message="the held-out rows hold nothing that the objective predicts")
+                return
             if not math.isfinite(metrics["validation/loss"]):
                 raise FloatingPointError(diverged("validation loss", metrics["validation/loss"], trainer.step))
             row.update(metrics)

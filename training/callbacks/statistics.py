@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from training.callbacks import Callback, Row
 from training.models import Model
-from training.models.transformer import Block
 from training.objectives import Batch
 from training.optimizers.shards import local
 from training.trainer import Trainer
@@ -91,9 +90,7 @@ class Statistics(Callback):
 def measure(trainer: Trainer) -> dict[str, list[float]]:
     """Activation and attention figures of each block in the order of the forward pass, means over all processes."""
     model, world = trainer.model, trainer.world
-    layers = [layer for layer in model.blocks if isinstance(layer, Block)]
-    if not layers:
-        return {}
+    layers: list[Any] = list(model.blocks)
     figures: list[Tensor] = []
     alive: list[Tensor] = []
 

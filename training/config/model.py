@@ -117,7 +117,7 @@ class ModelConfig:
     bias: Literal["none", "qkv", "all"] = "none"
     """Which linear layers of the blocks have a bias (all: LayerNorms and the head's transform, too)."""
     head: Literal["linear", "transform", "replaced_token"] = "linear"
-    """What reads the last layer: the vocabulary matrix; a dense layer, its activation (`mlp`'s) and a norm before it
+    """What reads the last layer: the vocabulary matrix; a dense layer, GELU and a norm before it
     (BERT's masked-word head); one logit a token, whether it was replaced (ELECTRA's discriminator)."""
     head_bias: bool = False
     """Whether the vocabulary head has a bias (BERT)."""

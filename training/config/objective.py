@@ -179,6 +179,10 @@ class ObjectiveConfig:
         within("fill_in_the_middle", self.fill_in_the_middle, 0.0, 1.0)
         if self.sentence_task != "none" and self.name != "masked":
             raise ValueError(f"sentence_task goes with the objective masked, got {self.name}")
+        if len({one.name for one in self.all}) < len(self.all):
+            raise ValueError(f"also: each objective may stand once, got {', '.join(one.name for one in self.all)}")
+        if self.fill_in_the_middle and self.name != "causal":
+            raise ValueError(f"fill_in_the_middle goes with the objective causal, got {self.name}")
         if any(other.also for other in self.also):
             raise ValueError("also: the objectives in it must not have an `also` of their own")
 

@@ -330,7 +330,7 @@ def check_fit(model: ModelConfig, objective: ObjectiveConfig) -> None:
     main = objective.name
     if main == "causal" and model.attention != "causal":
         raise ValueError(f"objective causal needs model.attention: causal, got {model.attention}")
-    if main in ("masked", "prefix") and model.attention != "bidirectional":
+    if main in ("masked", "prefix", "contrastive", "replaced_token") and model.attention != "bidirectional":
         raise ValueError(
             f"objective {main} needs model.attention: bidirectional, got {model.attention} "
             f"({_presets('transformer', main)})"

@@ -6,6 +6,8 @@ checkpoint sees the same. Every row of a shard counts, none by weight. The basel
 unigram         each target from the frequencies of the training tokens, whatever stands around it; its accuracy is that
                 of always saying the most frequent one. Ids that no text holds (sentinels, ends) are given their true
                 share of the held-out targets.
+copied          where a token to be told was not replaced by the mask, the token that stands there; elsewhere the most
+                frequent one (masked objectives: a tenth of what is chosen stays as it is)
 majority        the most frequent class of the held-out pairs
 always_original no token was replaced
 untrained       the same model with new random weights (contrastive learning)
@@ -78,7 +80,8 @@ def measure(judged: Judged, shards: Sequence[Shard], train: Sequence[NDArray[np.
         baselines |= {f"{_label(judged, one)}{metric}": models for metric, models in found.items()}
     if judged.name == "contrastive":
         untrained = _pass(judged, untrained_model(judged.model, judged.seed), loader, None)
-        baselines |= {name: {"untrained": measured} for name, measured in untrained.items()}
+        for name, measured in untrained.items():
+            baselines.setdefault(name, {})["untrained"] = measured
     return HeldOut(loader.shards, metrics, baselines)
 
 
@@ -134,12 +137,22 @@ class _Counters:
     def __init__(self, shards: int, vocabulary: int) -> None:
         self._shards, self._vocabulary = shards, vocabulary
         self.histograms: dict[str, NDArray[np.int64]] = {}
+        """By name of the tensor: `targets`, `labels`; `masked`, the targets that the mask hides; `kept`, the others
+        that stand where they are to be told."""
 
-    def add(self, batch: Batch, shard_of_row: NDArray[np.int64]) -> None:
+    def add(self, batch: Batch, shard_of_row: NDArray[np.int64], mask: int | None) -> None:
         """Count what a batch asks for."""
-        for name in batch:
-            if name.rpartition("/")[2] in ("targets", "labels"):
-                self._add(name, batch[name].cpu().numpy().reshape(len(shard_of_row), -1), shard_of_row)
+        for name, tensor in batch.items():
+            kind = name.rpartition("/")[2]
+            if kind not in ("targets", "labels"):
+                continue
+            values = tensor.cpu().numpy().reshape(len(shard_of_row), -1)
+            self._add(name, values, shard_of_row)
+            positions = batch.get(name.removesuffix("targets") + "positions")
+            if kind == "targets" and positions is not None and positions.ndim == 2:
+                stands = batch[name.removesuffix("targets") + "inputs"].gather(1, positions).cpu().numpy()
+                for what, chosen in (("masked", stands == mask), ("kept", (stands == values) & (stands != mask))):
+                    self._add(name.removesuffix("targets") + what, np.where(chosen, values, IGNORED), shard_of_row)
 
     def _add(self, name: str, values: NDArray[np.int64], shard_of_row: NDArray[np.int64]) -> None:
         histogram = self.histograms.setdefault(name, np.zeros((self._shards, self._vocabulary), dtype=np.int64))
@@ -162,7 +175,7 @@ def _pass(judged: Judged, model: Any, loader: ValidationLoader, counters: _Count
             np.add.at(total.sums, part.shards, sums_B.double().cpu().numpy())
             np.add.at(total.counts, part.shards, counts_B.double().cpu().numpy())
         if counters is not None:
-            counters.add(batch, part.shards)
+            counters.add(batch, part.shards, judged.special.mask)
     return totals
 
 
@@ -185,7 +198,7 @@ def _of_targets(
     judged: Judged,
     train: Sequence[NDArray[np.integer]],
 ) -> dict[str, dict[str, Measured]]:
-    """The unigram model's loss and accuracy on the targets of one objective."""
+    """The unigram model's loss and accuracy on the targets of one objective, and what copying comes to."""
     histogram_SV = counters.histograms[f"{prefix}targets"]
     log_V = _with_added_ids(unigram_log_probabilities(train, judged.model.vocabulary_size), histogram_SV, judged)
     counts_S = histogram_SV.sum(1).astype(np.float64)
@@ -195,7 +208,12 @@ def _of_targets(
         loss = "loss"
     found = {loss: {"unigram": Measured(-(histogram_SV @ asked_V).astype(np.float64), counts_S)}}
     if accuracy is not None:
-        found[accuracy] = {"unigram": Measured(histogram_SV[:, int(log_V.argmax())].astype(np.float64), counts_S)}
+        most = int(log_V.argmax())
+        found[accuracy] = {"unigram": Measured(histogram_SV[:, most].astype(np.float64), counts_S)}
+        kept_SV = counters.histograms.get(f"{prefix}kept")
+        if objective == "masked" and kept_SV is not None:
+            told_S = kept_SV.sum(1) + counters.histograms[f"{prefix}masked"][:, most]
+            found[accuracy]["copied"] = Measured(told_S.astype(np.float64), counts_S)
     return found
 
 

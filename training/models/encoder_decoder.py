@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from training.config import ModelConfig
 from training.models.attention import EXPLICIT_TOKENS
 from training.models.recompute import Recompute, recomputed
-from training.models.transformer import MLP, make_norm
+from training.models.transformer import MLP, make_norm, product_dtype
 
 # cuDNN's and Flash's attention have no gradient of what is added to the scores.
 _KERNELS_WITH_BIAS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -194,14 +194,14 @@ class EncoderDecoder(nn.Module):
             )
         x_BTD: Tensor = self.embedding(ids_BT)
         if x_BTD.device.type == "cuda":  # as in the trunk, the stream has the dtype of the products there
-            x_BTD = x_BTD.to(_product_dtype(x_BTD))
+            x_BTD = x_BTD.to(product_dtype(x_BTD))
         dropped_BTD: Tensor = self.dropout(x_BTD)
         return dropped_BTD
 
     def _position_bias(self, table: nn.Embedding, buckets_R: Tensor, x_BTD: Tensor) -> Tensor:
         """What the distance of key and query adds to each score, (1, H, T, T), for all layers of a stack."""
         tokens, longest = x_BTD.shape[1], self.config.context_length
-        values_HR = table(buckets_R[longest - tokens : longest + tokens - 1]).to(_product_dtype(x_BTD)).T
+        values_HR = table(buckets_R[longest - tokens : longest + tokens - 1]).to(product_dtype(x_BTD)).T
         # Row i of the bias is a window of the values: that of its keys' distances j - i.
         return values_HR.unfold(1, tokens, 1).flip(1).unsqueeze(0)
 
@@ -377,12 +377,6 @@ def _crossing(decoder_documents_BT: Tensor, documents_BS: Tensor) -> Tensor:
 
 def _unseen(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, float("-inf"))
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products of `x`: that of autocast where it is on."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _preferred_kernels(device: torch.device, bias: Tensor | None) -> contextlib.AbstractContextManager[Any]:

@@ -7,6 +7,7 @@ width, F feed-forward, V vocabulary, N positions.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -398,7 +399,7 @@ class MLP(nn.Module):
         return y_BTD
 
     def _activated(self, h_BTF: Tensor) -> Tensor:
-        if self.activation in ("swiglu", "geglu", "geglu_tanh"):
+        if len(self.parts) == 2:
             gate_BTF, value_BTF = h_BTF.chunk(2, dim=-1)
             return (F.silu(gate_BTF) if self.activation == "swiglu" else self._gelu(gate_BTF)) * value_BTF
         if self.activation in ("relu", "relu2"):
@@ -424,7 +425,9 @@ def draw(weight: Tensor, kind: Kind, config: ModelConfig, parts: list[int] | Non
         fan_out, fan_in = rows.shape
         deviation = SCHEMES[config.initialization](Matrix(kind, fan_in, fan_out, config.layers, config.mup_base_width))
         if config.initialization in TRUNCATED:
-            nn.init.trunc_normal_(rows, std=deviation, a=-2 * deviation, b=2 * deviation)
+            # By the inverse of the distribution function, without a look at the numbers that were drawn.
+            edge = math.erf(math.sqrt(2))
+            rows.uniform_(-edge, edge).erfinv_().mul_(math.sqrt(2) * deviation).clamp_(-2 * deviation, 2 * deviation)
         else:
             rows.normal_(std=deviation)
 

@@ -19,7 +19,7 @@ from training.config import ObjectiveConfig
 from training.objectives.cross_entropy import IGNORED
 from training.objectives.examples import HELD_OUT, Examples, read_examples
 from training.objectives.masked import gathered
-from training.objectives.objective import Batch, Measures, Objective, Setting
+from training.objectives.objective import Batch, Measures, Objective, Setting, share
 from training.objectives.queue import MomentumQueue
 from training.rows import Form, Packed
 
@@ -92,13 +92,12 @@ class ContrastiveObjective(Objective):
             firsts_BEK = firsts_BEK.unsqueeze(2)
         numbers_S = torch.arange(1, firsts_BEK[0].numel() + 1, device=firsts_BEK.device)
         present_BEK = (documents_BT.gather(1, firsts_BEK.flatten(1)) == numbers_S).view_as(firsts_BEK)
-        rows_count = len(documents_BT)
         batch = {
             "inputs": rows[f"{prefix}tokens"],
             "documents": documents_BT,
             "firsts": firsts_BEK,
             "present": present_BEK,
-            "share": (present_BEK[:, :, 0].sum() / rows_count).float().expand(rows_count).contiguous(),
+            "share": share(present_BEK[:, :, 0], of_all=False),
         }
         if training and self._queue is not None:
             self._prepared = batch

@@ -44,6 +44,7 @@ class MaskedObjective(Objective):
             seed=setting.seed,
             task=config.sentence_task,
             short_share=config.short_share,
+            copies=config.masking.copies,
         )
 
     def prepare(self, rows: Batch, training: bool = True) -> Batch:

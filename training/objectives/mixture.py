@@ -45,14 +45,17 @@ class Mixture(Objective):
         """The metrics of the parts by their names, and the loss."""
         measures: Measures = {}
         total: Tensor | None = None
+        counted: Tensor | None = None
         for index, part in enumerate(self._parts):
             found = part.evaluate(model, _of(batch, index))
             sums, counts = found["loss"]
             loss = part.config.weight * sums / counts.clamp(min=1)
             total = loss if total is None else total + loss
+            counted = counts > 0 if counted is None else counted | (counts > 0)
             measures |= {f"{part.config.name}/{name}": measure for name, measure in found.items()}
         assert total is not None
-        return {"loss": (total, torch.ones_like(total, dtype=torch.int64)), **measures}
+        assert counted is not None
+        return {"loss": (total, counted.long()), **measures}
 
     def flops_per_token(self, model: Any, length: int) -> int:
         """Of all passes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from training.config import ObjectiveConfig, SpecialTokens
@@ -87,12 +88,17 @@ class Objective(ABC):
         """After each update of the weights; most objectives have nothing to do then."""
 
 
-def share(counted: Tensor) -> Tensor:
+def share(counted: Tensor, of_all: bool = True) -> Tensor:
     """How many of a whole batch's targets are `counted` (B, ...) bool, by row on average: (B,) float32.
 
-    Micro-batches divide the sums of their losses by the sum of it, so that their mean is that of the batch.
+    Micro-batches divide the sums of their losses by the sum of it, so that their mean is that of the batch. `of_all`:
+    on average over the rows of all processes, so that the mean over them is, too; all call it then.
     """
-    return (counted.sum() / len(counted)).float().expand(len(counted)).contiguous()
+    count = counted.sum().float()
+    if of_all and dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count = count / dist.get_world_size()
+    return (count / len(counted)).expand(len(counted)).contiguous()
 
 
 def total(share_B: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class ReplacedTokenObjective(Objective):
             padding=setting.special("padding"),
             end_of_text=setting.end_of_text,
             seed=setting.seed,
+            copies=self.config.masking.copies,
         )
 
     def prepare(self, rows: Batch, training: bool = True) -> Batch:

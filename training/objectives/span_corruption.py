@@ -198,10 +198,6 @@ class SpanCorruptionObjective(Objective):
         return noise, torch.minimum(spans, length_B1 - noise)
 
 
-_POSITIONS = 1024
-"""Positions whose logits exist at once in evaluation."""
-
-
 def _compacted(values_BN: Tensor, kept_BN: Tensor, end: int, length: int) -> Tensor:
     """The values (B, length) that are kept, in order, then `end`, then PADDING."""
     order_BN = (~kept_BN).to(torch.uint8).argsort(dim=1, stable=True)[:, :length]

@@ -49,7 +49,8 @@ def build(
             )
         )
     if parameters:
-        parts.append(_elementwise(config, parameters, model.config))
+        rows = {parameters[name]: split for name, split in stacked_rows(model).items() if name in parameters}
+        parts.append(_elementwise(config, parameters, model.config, rows))
     return OptimizerSet(model, parts)
 
 
@@ -67,8 +68,13 @@ def stacked_rows(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _elementwise(config: OptimizerConfig, parameters: dict[str, Tensor], shape: ModelConfig) -> Part:
-    """One optimiser that treats every number alike, with a group for each pair of learning rate and decay.
+def _elementwise(
+    config: OptimizerConfig,
+    parameters: dict[str, Tensor],
+    shape: ModelConfig,
+    stacked: dict[Tensor, tuple[int, ...]],
+) -> Part:
+    """One optimiser for all these parameters, with a group for each pair of learning rate and decay.
 
     With mup the rate of a block's matrix, but for SGD, falls as the model grows wider than the base (Yang et al. 2022,
     table 8). Its decay rises as much, so that weights shrink alike at every width.
@@ -86,7 +92,7 @@ def _elementwise(config: OptimizerConfig, parameters: dict[str, Tensor], shape: 
     if config.name == "lion":
         return Lion(settings, config.learning_rate, betas, config.weight_decay)
     if config.name == "lamb":
-        return Lamb(settings, config.learning_rate, betas, config.epsilon, config.weight_decay)
+        return Lamb(settings, config.learning_rate, betas, config.epsilon, config.weight_decay, stacked)
     return AdamW(settings, config.learning_rate, betas, config.epsilon, config.weight_decay)
 
 

@@ -8,28 +8,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.optimizers.part import Part, kept, unless
-from training.optimizers.shards import groups
+from training.optimizers.adamw import AdamW
+from training.optimizers.part import kept, unless
+from training.optimizers.shards import groups, local_rows
 
 
-class Lamb(Part):
+class Lamb(AdamW):
     """AdamW's update of each tensor, scaled to the norm of the tensor, so that large batches bear large rates.
 
-    Vectors (gains and biases) keep AdamW's update, as in the code that ALBERT was published with.
+    Settings and state are AdamW's. Vectors (gains and biases) keep AdamW's update, as in the code that ALBERT was
+    published with. `stacked`: the rows of each matrix where several lie in one parameter; each has a norm of its own.
     """
 
     def __init__(
-        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], epsilon: float, weight_decay: float
+        self,
+        settings: list[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        stacked: dict[Tensor, tuple[int, ...]] | None = None,
     ) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": epsilon, "weight_decay": weight_decay})
-
-    def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Both moments, and the number of steps."""
-        return {
-            "step": torch.zeros((), device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+        super().__init__(settings, lr, betas, epsilon, weight_decay)
+        self._stacked = stacked or {}
 
     @torch.no_grad()
     def step(self, skip: Tensor | None = None) -> None:  # type: ignore[override]
@@ -53,9 +54,22 @@ class Lamb(Part):
             if group["weight_decay"]:
                 torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            scales = [keep * ratio for ratio in self._ratios(parameters, weights, updates)]
-            torch._foreach_mul_(updates, scales)
+            torch._foreach_mul_(*self._scaled(parameters, weights, updates, keep))
             torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+    def _scaled(
+        self, parameters: list[Tensor], weights: list[Tensor], updates: list[Tensor], keep: Tensor | float
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The updates matrix by matrix, as views, and the factor of each."""
+        owners: list[Tensor] = []
+        matrices: list[Tensor] = []
+        parts: list[Tensor] = []
+        for parameter, weight, update in zip(parameters, weights, updates, strict=True):
+            rows = local_rows(parameter, self._stacked.get(parameter, ()))
+            matrices += weight.split(rows) if rows else [weight]
+            parts += update.split(rows) if rows else [update]
+            owners += [parameter] * (len(rows) or 1)
+        return parts, [keep * ratio for ratio in self._ratios(owners, matrices, parts)]
 
     def _ratios(self, parameters: list[Tensor], weights: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
         """Norm of each tensor over that of its update, float32 scalars; 1 for vectors and where one of them is 0."""

@@ -5,6 +5,7 @@ DTensor is not imported but where there is one: it takes most of a second that a
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -76,6 +77,18 @@ def share_of_rows(rows: int, size: int) -> list[int]:
     """How many of a DTensor's rows each of `size` processes holds: as torch.chunk cuts, the last may be left with 0."""
     share = -(-rows // size)
     return [max(0, min(share, rows - rank * share)) for rank in range(size)]
+
+
+def local_rows(parameter: Tensor, rows: tuple[int, ...]) -> tuple[int, ...]:
+    """How many of the rows of each matrix that is stacked in a parameter this process holds; `rows` of a whole one."""
+    if not rows or not is_sharded(parameter):
+        return rows
+    group = row_group(parameter)
+    shares = share_of_rows(len(parameter), dist.get_world_size(group))
+    rank = dist.get_rank(group)
+    begin, end = sum(shares[:rank]), sum(shares[: rank + 1])
+    edges = [sum(rows[:index]) for index in range(len(rows) + 1)]
+    return tuple(max(0, min(last, end) - max(first, begin)) for first, last in itertools.pairwise(edges))
 
 
 def _check_rows(placed: Any) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from training.config import TrainingRun
+from training import objectives
+from training.config import SpecialTokens, TrainingRun
 from training.models import Model
 from training.planning.devices import DeviceSpec
 from training.planning.memory import (
@@ -85,7 +86,8 @@ def plan(
     fits = memory.total <= device.memory_bytes
     settings = step_settings(run, device, devices, device_batch_size)
     tokens_per_step = config.batch_size * run.sequence_length
-    flops = model.flops_per_token(run.sequence_length)
+    task = objectives.build(run.objective, objectives.Setting(run.vocabulary_size, 0, SpecialTokens(*range(4))))
+    flops = task.flops_per_token(model, run.sequence_length)
     peak = config.peak_flops or device.peak(settings.precision)
     source = "measured" if seconds_per_step is not None else "assumed" if mfu is None else "given"
     if seconds_per_step is None and peak is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from training.config import TrainingRun
@@ -35,25 +33,6 @@ def find_device_batch_size(run: TrainingRun, world: World, device: torch.device)
             "`headrace plan` says which is enough"
         )
     return found.device_batch_size
-
-
-def halve_until_it_fits(device_batch_size: int, share: int, attempt: Callable[[int], object]) -> int:
-    """Call `attempt` (a real step) with a micro-batch, and with the next smaller divisor of `share` till it fits.
-
-    Returns the micro-batch that went through. Only out-of-memory errors of CUDA count; the caller drops what a failed
-    attempt left (gradients). Raises ValueError where 1 does not fit. All processes must agree on the smallest result.
-    """
-    for size in divisors_from(device_batch_size, share):
-        try:
-            attempt(size)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        else:
-            return size
-    raise ValueError(
-        "not even one sequence fits the memory of the device: set training.recompute to blocks, training.logits to "
-        "chunks, or training.parallel to fsdp with more processes"
-    )
 
 
 def largest_that_fits(run: TrainingRun, device: DeviceSpec, processes: int, limit: int) -> Memory | None:

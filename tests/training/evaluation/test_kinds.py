@@ -138,19 +138,25 @@ def test_the_unigram_baseline_is_that_of_counting(data: list[Shard], tmp_path: P
     likeliest = counts.most_common(1)[0][0]
 
     # The same rows and masks once more, target by target.
-    hits = losses = total = 0.0
+    hits = losses = total = copied = 0.0
     rows = 0
     loader = ValidationLoader(validation, one.objective.form(64), 10_000, 0)
     for part in loader.batches(1):
         rows += 1
-        targets = one.objective.prepare(as_tensors(part.rows), training=False)["targets"]
-        for target in targets[targets >= 0].tolist():
+        batch = one.objective.prepare(as_tensors(part.rows), training=False)
+        stands = batch["inputs"][0, batch["positions"][0]].tolist()
+        for target, given in zip(batch["targets"][0].tolist(), stands, strict=True):
+            if target < 0:
+                continue
             total += 1
+            copied += target == (likeliest if given == SPECIAL.mask else given)
             hits += target == likeliest
             losses -= math.log(counts[target] / sum(counts.values()))
     assert rows == sum(-(-shard.tokens // 64) for shard in validation)  # all of the held-out text
     overall = by_group(measured.shards, measured.baselines["masked_accuracy"])["unigram"]["overall"]
     assert overall == {"value": pytest.approx(hits / total), "count": total}
+    guess = by_group(measured.shards, measured.baselines["masked_accuracy"])["copied"]["overall"]["value"]
+    assert guess == pytest.approx(copied / total)
     loss = by_group(measured.shards, measured.baselines["loss"])["unigram"]["overall"]["value"]
     assert losses / total < loss < losses / total + 0.2  # which its smoothing costs on so few tokens
     groups = by_group(measured.shards, measured.metrics)["masked_accuracy"]

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from tests.training.huggingface.parity import LOSS, compare_gradients, imported, randomize
 from training import optimizers
-from training.config import MaskingConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, SpecialTokens
+from training.config import MaskingConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, SpecialTokens, expand_preset
 from training.loader import as_tensors
 from training.models import build
 from training.objectives.cross_entropy import IGNORED
@@ -29,28 +29,8 @@ ORDINARY = 5
 """The first id that is not special."""
 PAIRS = ObjectiveConfig("masked", sentence_task="next_sentence", sentence_weight=0.5)
 TEXT = ObjectiveConfig("masked", masking=MaskingConfig(rate=0.3))
-BERT = {
-    "layers": 2,
-    "heads": 2,
-    "width": 32,
-    "context_length": 64,
-    "attention": "bidirectional",
-    "positions": "learned",
-    "token_types": 2,
-    "norm": "layernorm",
-    "norm_position": "post",
-    "norm_epsilon": 1e-12,
-    "embedding_norm": True,
-    "mlp": "gelu",
-    "qk_norm": "none",
-    "bias": "all",
-    "head": "transform",
-    "head_bias": True,
-    "pooler": True,
-    "sentence_classes": 2,
-    "tied_embeddings": True,
-    "initialization": "bert",
-}
+WITHOUT_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+BERT = expand_preset({"preset": "bert-tiny", "width": 32, "context_length": 64, **WITHOUT_DROPOUT})
 
 
 @pytest.fixture(autouse=True)

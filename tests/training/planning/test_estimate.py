@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.training.planning.test_memory import make_run, model
+from tests.training.test_objective_runs import run_of
+from training import objectives
 from training.config import TrainingRun
 from training.distributed import World
+from training.models import build
 from training.models.transformer import Transformer
 from training.planning import DeviceSpec, estimate_memory, find_device_batch_size, plan
 from training.planning.devices import DEVICES
-from training.planning.microbatch import divisors_from, halve_until_it_fits, largest_that_fits
+from training.planning.microbatch import divisors_from, largest_that_fits
+from training.trainer import setting_of
 
 SHAPE = model("gpt2", layers=2, width=64)
 
@@ -99,20 +104,19 @@ def test_processes_count_on_the_fullest_device() -> None:
         find_device_batch_size(run(), BesideAFullDevice(size=2), torch.device("cpu"))
 
 
-def test_a_micro_batch_is_tried_until_it_fits() -> None:
-    tried = []
-
-    def attempt(size: int) -> None:
-        tried.append(size)
-        if size > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    assert halve_until_it_fits(12, 12, attempt) == 4
-    assert tried == [12, 6, 4]
-
-
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="12 does not divide among 5"):
         plan(run(), DEVICES["h100"], 5)
     with pytest.raises(ValueError, match="device_batch_size 5 does not divide"):
         plan(run(device_batch_size=5), cpu(10**12))
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "xlnet", "t5", "unilm", "simcse"])
+def test_a_plan_and_a_training_count_the_same_work(kind: str, tmp_path: Path) -> None:
+    wanted = run_of(kind, tmp_path)
+    built = build(wanted.model, wanted.model_vocabulary)
+    task = objectives.build(wanted.objective, setting_of(wanted))
+    found = plan(wanted, cpu(10**12))
+    assert found.flops_per_token == task.flops_per_token(built, wanted.sequence_length)
+    assert found.parameters == sum(found.parameters_by_part.values()) == built.parameters_count()
+    assert found.memory.total > 0
