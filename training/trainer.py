@@ -69,7 +69,7 @@ class Trainer:
                 "micro-batch overwrites: use default or max-autotune-no-cudagraphs, or a device_batch_size that takes "
                 "the whole share"
             )
-        positions = self.device_batch_size * run.sequence_length
+        positions = round(self.device_batch_size * run.sequence_length * run.objective.predicted)
         in_chunks = logits_in_chunks(config.logits, positions, run.vocabulary_size, compute.device)
         self.objective = objectives.build(run.objective, setting_of(run, in_chunks))
         form = self.objective.form(run.sequence_length)

@@ -207,6 +207,18 @@ class ObjectiveConfig:
         )
 
     @property
+    def predicted(self) -> float:
+        """About which share of the positions has logits over the vocabulary at once."""
+        return max(
+            one.masking.rate
+            if one.name in ("masked", "replaced_token")
+            else one.permutation.predicted
+            if one.name == "permutation"
+            else 1.0
+            for one in self.all
+        )
+
+    @property
     def extra_tokens(self) -> int:
         """Ids that the model needs beyond the tokenizer's: three for fill-in-the-middle, the sentinels."""
         middles = 3 if any(one.name == "causal" and one.fill_in_the_middle for one in self.all) else 0

@@ -84,7 +84,8 @@ def step_settings(run: TrainingRun, device: DeviceSpec, processes: int, device_b
     precision = precision_of(run, device)
     if config.logits == "auto":
         # As `training.devices.logits_in_chunks` decides it on the device itself.
-        bytes_whole = device_batch_size * run.sequence_length * run.vocabulary_size * 6
+        positions = device_batch_size * run.sequence_length * run.objective.predicted
+        bytes_whole = positions * run.vocabulary_size * 6
         chunks = not cuda or bytes_whole > device.memory_bytes // 8
     else:
         chunks = config.logits == "chunks"
