@@ -145,6 +145,7 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
             "gpt3": {"maximum_documents": 10},
         },
         "tokenizer": {"vocabulary_size": 512, "validation_fraction": 0.1},
+        "marks": {},
         "train": {
             "model": {"layers": 2, "heads": 2, "width": 32, "context_length": 64, "bigram_buckets": 512},
             "training": {
