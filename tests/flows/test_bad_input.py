@@ -83,7 +83,7 @@ def test_an_empty_corpus_says_where_the_documents_went(values: dict[str, Any], t
     plan = make_plan(values, str(tmp_path / "workspace"))
     with pytest.raises(StageError, match="no text to train a tokenizer on"):
         run_corpus(plan)
-    assert plan.missing == ["tokenizer", "tokenize", "train", "evaluate"]
+    assert plan.missing == ["tokenizer", "tokenize", "marks", "train", "evaluate"]
 
 
 def test_filters_that_remove_everything_say_so(values: dict[str, Any], tmp_path: Path):

@@ -24,8 +24,11 @@ TOKENS_ONLY = [MASKED[0], "train.objective={name: masked}"]
 def plan_of(tmp_path: Path) -> Callable[..., Plan]:
     write_corpus(tmp_path / "corpus", documents=20)
 
+    values = recipe(tmp_path / "corpus")
+    del values["marks"]
+
     def plan(*overrides: str) -> Plan:
-        return make_plan(recipe(tmp_path / "corpus"), str(tmp_path / "workspace"), overrides)
+        return make_plan(values, str(tmp_path / "workspace"), overrides)
 
     return plan
 
