@@ -19,6 +19,9 @@ _TAIL_LINES = 30
 # Exit codes of `python -m training` after which the same command goes on: stopped by SIGTERM, and stalled.
 _GOES_ON = (75, 76)
 
+_running: set[subprocess.Popen[str]] = set()
+_ended: set[subprocess.Popen[str]] = set()
+
 
 class ProcessFailed(RuntimeError):
     """A child process ended with an error; the message holds the end of its output."""
@@ -64,6 +67,7 @@ def run_process(
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     stopped = False
+    _running.add(process)
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -79,10 +83,23 @@ def run_process(
     except BaseException:
         end_process(process)
         raise
+    finally:
+        _running.discard(process)
     if code != 0:
         reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        kind = ProcessStopped if stopped or code in _GOES_ON else ProcessFailed
+        goes_on = (stopped or code in _GOES_ON) and process not in _ended
+        kind = ProcessStopped if goes_on else ProcessFailed
         raise kind(f"{' '.join(command[:4])} ... ended with {reason}:\n{''.join(tail).strip()}")
+
+
+def end_running() -> None:
+    """End all processes that run now, and have what waits for them raise ProcessFailed: nobody starts them again.
+
+    For a thread that is told to stop while others wait here.
+    """
+    for process in tuple(_running):
+        _ended.add(process)
+        end_process(process)
 
 
 def end_process(process: subprocess.Popen[str]) -> None:

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.plan import Plan
+from flows.process import end_running
 from flows.progress import Event, format_quantity, listening, publish
 from pipeline.execution import WorkerDied, available_cores, run_units
 from pipeline.stage import Stage, StageRun, Unit, UnitRecord
@@ -62,13 +63,18 @@ def _run_tasks(plan: Plan, stage: Stage[Any], ref: StageRef, pending: Sequence[U
         label = _label(stage.name, group, total)
         futures.append(_run_units.with_options(task_run_name=label).submit(stage, ref, group, workers))
     failures = []
-    for future in futures:
-        try:
-            for record in future.result():
-                # Heard of already where the task ran in this process, but not from a Dask or Ray worker.
-                publish({"stage": stage.name, "record": record})
-        except Exception as error:
-            failures.append(error)
+    try:
+        for future in futures:
+            try:
+                for record in future.result():
+                    # Heard of already where the task ran in this process, but not from a Dask or Ray worker.
+                    publish({"stage": stage.name, "record": record})
+            except Exception as error:
+                failures.append(error)
+    except BaseException:
+        # SIGTERM reaches this thread alone, and Prefect then waits for the task's.
+        end_running()
+        raise
     if failures:
         raise failures[0]
 

@@ -1,4 +1,4 @@
-"""kill -9 in every other stage, the same command again: the same bytes as a run that nobody disturbed."""
+"""kill -9 in every other stage (SIGTERM in one), the same command again: the same bytes as when nobody disturbs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ IDENTICAL = (
 
 
 # Every stage works by the same mechanism; each kill costs a start of the whole command.
-KILLED = [stage for index, stage in enumerate(STAGES) if index % 2 == 0 or stage == "train"]
+KILLED = [stage for index, stage in enumerate(STAGES) if index % 2 == 0 or stage in ("train", "evaluate")]
+TERMINATED = "evaluate"
 
 
 def content(store: Path) -> dict[str, str]:
@@ -40,8 +41,8 @@ def content(store: Path) -> dict[str, str]:
     return files | {str(path.relative_to(store)): file_sha256(path) for path in weights}
 
 
-def kill_in(stage: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
-    """Start the command and kill its whole process tree, without warning, once the stage has begun its work."""
+def kill_in(stage: str, command: list[str], environment: dict[str, str], folder: Path, number: signal.Signals) -> None:
+    """Start the command and send it a signal once the stage has begun its work; its whole process tree ends."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 200
 
@@ -54,10 +55,11 @@ def kill_in(stage: str, command: list[str], environment: dict[str, str], folder:
         assert process.poll() is None, f"the run ended before {stage}: {process.stderr.read().decode()}"  # type: ignore[union-attr]
         assert time.monotonic() < deadline, f"the run did not come to {stage}"
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
+    os.kill(process.pid, number)
     children = psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []
-    process.wait()
-    psutil.wait_procs(children, timeout=30)
+    assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -number)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
 
 
 @pytest.mark.timeout(1200)
@@ -67,7 +69,8 @@ def test_killed_in_stage_after_stage(
     command = [sys.executable, "-m", "flows.cli", "run", str(tiny_recipe), "-w", str(tmp_path)]
     plan = make_plan(str(tiny_recipe), str(tmp_path))
     for stage in KILLED:
-        kill_in(stage, command, prefect_environment, Path(plan.refs[stage].path))
+        number = signal.SIGTERM if stage == TERMINATED else signal.SIGKILL
+        kill_in(stage, command, prefect_environment, Path(plan.refs[stage].path), number)
         done = [name for name in STAGES if plan.refs[name].is_committed]
         assert done == list(STAGES[: len(done)])
         assert len(done) in (STAGES.index(stage), STAGES.index(stage) + 1)
