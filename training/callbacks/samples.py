@@ -10,14 +10,14 @@ from torch import Tensor
 
 from training.callbacks import Callback, Row
 from training.callbacks.journal import StepLines
-from training.sampling import SamplingConfig
+from training.config.generation import GenerationConfig
 from training.trainer import Trainer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FILE_NAME = "samples.jsonl"
-SAMPLING = SamplingConfig(max_new_tokens=60)
+SAMPLING = GenerationConfig(max_new_tokens=60)
 
 
 class Samples(Callback):

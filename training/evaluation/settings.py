@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from training.config import Shard
+from training.config.generation import GenerationConfig
 from training.evaluation.templates import LANGUAGES
 from training.generation import DEFAULT_PROMPTS
-from training.sampling import SamplingConfig
 
 TEMPLATES = "templates:"
 
@@ -74,9 +74,15 @@ class EvaluationRun:
         _ = self.sampling
 
     @property
-    def sampling(self) -> SamplingConfig:
+    def sampling(self) -> GenerationConfig:
         """How the samples are drawn."""
-        return SamplingConfig(self.sample_tokens, self.temperature, self.top_k, self.top_p, self.seed)
+        return GenerationConfig(
+            max_new_tokens=self.sample_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
 
     def shards(self, split: str) -> list[Shard]:
         """The shards of one split that hold tokens, in their given order."""

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-Route = Literal["multiplied", "fused", "masked", "flex"]
+from training.models.cache import KeyValueCache
+
+Route = Literal["multiplied", "fused", "masked", "flex", "read"]
 
 EXPLICIT_TOKENS = 256
 """Longest sequence that is multiplied out on a CPU; twice as long a one where weights are dropped."""
@@ -64,9 +66,13 @@ class Context(NamedTuple):
     """Rotary table, with `sin_TK`; None without rotary positions."""
     sin_TK: Tensor | None = None
     bias: Tensor | None = None
-    """Added to the scores: (T, T) or (N, T, T) on the route `multiplied`, (B or 1, H or 1, T, T) on `masked`."""
+    """Added to the scores: (T, T) or (N, T, T) on the route `multiplied`, (B or 1, H or 1, T, T) on `masked`,
+    (B or 1, H or 1, T, S) on `read`."""
     blocks: BlockMask | None = None
     """Which blocks of scores the route `flex` computes."""
+    cache: KeyValueCache | None = None
+    """Where the layer keeps its keys and values, and finds those of the tokens before."""
+    layer: int = 0
 
 
 def choose_route(device: torch.device, tokens: int, head_width: int, plain: bool, dropout: float) -> Route:
@@ -107,8 +113,13 @@ def prepare(
 def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, context: Context, dropout: float = 0.0) -> Tensor:
     """softmax(q k' / sqrt(K) + bias) v, of shape (B, H, T, K); each of G key heads serves H / G query heads in a row.
 
-    `dropout` is the share of attention weights that is dropped.
+    `dropout` is the share of attention weights that is dropped. With a cache the keys and values are kept in it, and on
+    the route `read` joined by those of the tokens before.
     """
+    if context.cache is not None:
+        k_BGTK, v_BGTK = context.cache.extend(context.layer, k_BGTK, v_BGTK)
+    if context.route == "read":
+        return read(q_BHTK, k_BGTK, v_BGTK, context.bias, q_BHTK.shape[-1] ** -0.5)
     if context.route == "multiplied":
         return _multiplied(q_BHTK, k_BGTK, v_BGTK, context.bias, dropout)
     if context.route == "flex":
@@ -123,6 +134,28 @@ def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, context: Context, dro
             is_causal=context.route == "fused" and context.pattern.causal,
             enable_gqa=q_BHTK.shape[1] != k_BGTK.shape[1],
         )
+
+
+def read(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale q k' + bias) v of a few new tokens over all slots: (B, H, T, K), without gradients in mind.
+
+    On a CPU the queries of a group are the rows of one product with its keys, which are so read once.
+    """
+    if q_BHTK.device.type != "cpu":
+        with _preferred_kernels(q_BHTK.device):
+            grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
+            mask = None if bias is None else bias.to(q_BHTK.dtype)
+            return F.scaled_dot_product_attention(
+                q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, scale=scale, enable_gqa=grouped
+            )
+    batch, heads, tokens, width = q_BHTK.shape
+    groups, slots = k_BGSK.shape[1:3]
+    q_NRK = (q_BHTK * scale).reshape(batch * groups, -1, width)
+    scores_NRS = torch.bmm(q_NRK, k_BGSK.flatten(0, 1).mT)
+    if bias is not None:
+        scores_NRS = (scores_NRS.view(batch, heads, tokens, slots) + bias).view_as(scores_NRS)
+    weights_NRS = torch.softmax(scores_NRS, dim=-1).to(v_BGSK.dtype)
+    return torch.bmm(weights_NRS, v_BGSK.flatten(0, 1)).view(batch, heads, tokens, width)
 
 
 def attention_weights(q_BHTK: Tensor, k_BGTK: Tensor, pattern: Pattern) -> Tensor:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.config import ModelConfig
-from training.models.attention import EXPLICIT_TOKENS
-from training.models.recompute import Recompute, recomputed
+from training.models.attention import EXPLICIT_TOKENS, read
+from training.models.cache import KeyValueCache, reading_bias
+from training.models.recompute import Recompute, drops, recomputed
 from training.models.transformer import MLP, make_norm, product_dtype
 
 # cuDNN's and Flash's attention have no gradient of what is added to the scores.
@@ -92,14 +93,34 @@ class EncoderDecoder(nn.Module):
         """
         assert (documents_BS is None) == (decoder_documents_BT is None)
         memory_BSD = self.encoded(inputs_BS, documents_BS)
+        return self.decoded(decoder_inputs_BT, memory_BSD, documents_BS, decoder_documents_BT)
+
+    def decoded(
+        self,
+        decoder_inputs_BT: Tensor,
+        memory_BSD: Tensor,
+        documents_BS: Tensor | None = None,
+        decoder_documents_BT: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """The decoder's stream (B, T, D) as the head reads it, with the encoder's output; the rest as in `hidden`.
+
+        With a `cache` the tokens follow those that its rows have read, and are kept in it, as are the keys and values
+        of the encoder's output; its `advance` is left to the caller.
+        """
         x_BTD = self._embedded(decoder_inputs_BT)
-        positions = self._position_bias(self.decoder_positions, self.decoder_buckets_R, x_BTD)
+        tokens = x_BTD.shape[1]
         cross_bias = None
         if documents_BS is not None and decoder_documents_BT is not None:
             cross_bias = _unseen(_crossing(decoder_documents_BT, documents_BS), x_BTD.dtype)
-        causal_TT = torch.ones(x_BTD.shape[1], x_BTD.shape[1], dtype=torch.bool, device=x_BTD.device).tril()
-        bias = positions + _unseen(_within(decoder_documents_BT, causal_TT), positions.dtype)
-        x_BTD = self._run(self.encoder_layers, self.decoder_layers, x_BTD, Context(bias, memory_BSD, cross_bias))
+        if cache is None or cache.empty:
+            positions = self._position_bias(self.decoder_positions, self.decoder_buckets_R, x_BTD)
+            causal_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=x_BTD.device).tril()
+            bias = positions + _unseen(_within(decoder_documents_BT, causal_TT), positions.dtype)
+        else:
+            bias = self._reading_bias(cache.places(tokens, x_BTD.device), cache.end(tokens)).to(product_dtype(x_BTD))
+        context = Context(bias, memory_BSD, cross_bias, cache)
+        x_BTD = self._run(self.encoder_layers, self.decoder_layers, x_BTD, context)
         x_BTD = self.dropout(self.norm(x_BTD))
         return x_BTD * self.config.width**-0.5 if self.config.tied_embeddings else x_BTD
 
@@ -205,8 +226,18 @@ class EncoderDecoder(nn.Module):
         # Row i of the bias is a window of the values: that of its keys' distances j - i.
         return values_HR.unfold(1, tokens, 1).flip(1).unsqueeze(0)
 
+    def _reading_bias(self, places: Tensor, slots: int) -> Tensor:
+        """What the decoder's new tokens at `places` add to their scores on all slots of a cache: (B or 1, H, T, S)."""
+        distance = torch.arange(slots, device=places.device) - places[..., None]
+        buckets = self.decoder_buckets_R[distance + self.config.context_length - 1]
+        values_BHTS = self.decoder_positions(buckets if places.ndim == 2 else buckets[None]).permute(0, 3, 1, 2)
+        unseen = reading_bias(places, slots)
+        return values_BHTS if unseen is None else values_BHTS + unseen
+
     def _run(self, first: int, count: int, x_BTD: Tensor, context: Context) -> Tensor:
         for layer in range(first, first + count):
+            if context.cache is not None:
+                context = context._replace(layer=layer)
             policy = self._recompute if layer % self._recompute_every == 0 else "none"
             x_BTD = self.blocks[layer](x_BTD, context, policy)
         return x_BTD
@@ -221,6 +252,9 @@ class Context(NamedTuple):
     """The encoder's output, for the decoder."""
     cross_bias: Tensor | None = None
     """(B, 1, T, S), added to the scores of cross-attention, or None where all is seen."""
+    cache: KeyValueCache | None = None
+    """Where the decoder's layers keep keys and values, and find those of the tokens before."""
+    layer: int = 0
 
 
 class Block(nn.Module):
@@ -239,7 +273,7 @@ class Block(nn.Module):
     def forward(self, x_BTD: Tensor, context: Context, recompute: Recompute = "none") -> Tensor:
         """The stream (B, T, D) after this block; what `recompute` names is computed again in the backward pass."""
         run = functools.partial(self._run, context=context)
-        random = self.training and bool(self.dropout.p or self.attention.dropout)
+        random = self.training and (bool(self.attention.dropout) or drops(self))
         return recomputed(run, x_BTD, recompute if torch.is_grad_enabled() else "none", random)
 
     def _run(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -263,7 +297,11 @@ class SelfAttention(nn.Module):
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         """What each position gathers (B, T, D) from those that it sees."""
         q_BHTK, k_BHTK, v_BHTK = _heads(self.qkv(x_BTD), 3, self.head_width)
-        y_BHTK = attend(q_BHTK, k_BHTK, v_BHTK, context.bias, self.dropout if self.training else 0.0)
+        if context.cache is not None:
+            k_BHTK, v_BHTK = context.cache.extend(context.layer, k_BHTK, v_BHTK)
+            y_BHTK = read(q_BHTK, k_BHTK, v_BHTK, context.bias, 1.0)
+        else:
+            y_BHTK = attend(q_BHTK, k_BHTK, v_BHTK, context.bias, self.dropout if self.training else 0.0)
         y_BTD: Tensor = self.output(y_BHTK.transpose(1, 2).flatten(2))
         return y_BTD
 
@@ -290,10 +328,18 @@ class CrossAttention(nn.Module):
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         """What each position of the decoder gathers (B, T, D) from the encoder's."""
         (q_BHTK,) = _heads(self.query(x_BTD), 1, self.head_width)
-        k_BHSK, v_BHSK = _heads(self.key_value(context.memory_BSD), 2, self.head_width)
-        y_BHTK = attend(q_BHTK, k_BHSK, v_BHSK, context.cross_bias, self.dropout if self.training else 0.0)
+        if context.cache is not None:
+            k_BHSK, v_BHSK = context.cache.crossing(context.layer, functools.partial(self._memory, context))
+            y_BHTK = read(q_BHTK, k_BHSK, v_BHSK, context.cross_bias, 1.0)
+        else:
+            k_BHSK, v_BHSK = self._memory(context)
+            y_BHTK = attend(q_BHTK, k_BHSK, v_BHSK, context.cross_bias, self.dropout if self.training else 0.0)
         y_BTD: Tensor = self.output(y_BHTK.transpose(1, 2).flatten(2))
         return y_BTD
+
+    def _memory(self, context: Context) -> tuple[Tensor, Tensor]:
+        k_BHSK, v_BHSK = _heads(self.key_value(context.memory_BSD), 2, self.head_width)
+        return k_BHSK, v_BHSK
 
 
 class FeedForward(MLP):

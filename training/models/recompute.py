@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._higher_order_ops.flex_attention import flex_attention as flex_attention_op
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
@@ -43,6 +43,11 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, policy: Recomput
     with _no_autocast_cache(x.device.type):
         y: Tensor = checkpoint(function, x, **options)
     return y
+
+
+def drops(block: nn.Module) -> bool:
+    """Whether any part of a block, an adapter put into it too, drops activations."""
+    return any(isinstance(part, nn.Dropout) and part.p > 0 for part in block.modules())
 
 
 def _no_autocast_cache(device: str) -> contextlib.AbstractContextManager[Any]:

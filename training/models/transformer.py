@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from training.config import ModelConfig
 from training.models.attention import Context, Pattern, attend, attention_weights, choose_route, prepare
+from training.models.cache import KeyValueCache, reading_bias
 from training.models.initialization import SCHEMES, TRUNCATED, Kind, Matrix
 from training.models.positions import alibi_slopes, document_positions, document_starts, rotary_table, rotate
-from training.models.recompute import Recompute, recomputed
+from training.models.recompute import Recompute, drops, recomputed
 
 
 class Transformer(nn.Module):
@@ -85,6 +86,7 @@ class Transformer(nn.Module):
         segments_BT: Tensor | None = None,
         prefix_BT: Tensor | None = None,
         causal: bool | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """The residual stream (B, T, D) as the heads read it: normalised, and scaled with the initialisation mup.
 
@@ -93,16 +95,24 @@ class Transformer(nn.Module):
         bool: tokens that all of their document see though attention is causal (UniLM, Dong et al. 2019, figure 1).
         `causal`: whether attention is causal in this pass, by default as `config.attention` has it. Raises ValueError
         if T exceeds the context length.
+
+        With a `cache` the tokens follow those that its rows have read, and are kept in it; its `advance` is left to the
+        caller. Attention must be causal then; a prefix is given in the first pass, and documents never.
         """
         config, tokens = self.config, ids_BT.shape[1]
         if tokens > config.context_length:
             raise ValueError(f"{tokens} tokens exceed the model's context length of {config.context_length}")
-        x_BTD = self._embedded(ids_BT, documents_BT, segments_BT)
+        places = None if cache is None or cache.empty else cache.places(tokens, ids_BT.device)
+        x_BTD = self._embedded(ids_BT, documents_BT, segments_BT, cache, places)
         context_of = functools.partial(self.context, x_BTD, documents_BT, prefix_BT=prefix_BT, causal=causal)
+        if cache is not None and places is not None:
+            context_of = functools.partial(self._reading, places, cache.end(tokens))
         everywhere = context_of()
         windowed = everywhere if config.window is None else context_of(config.window)
         for layer in range(config.layers):
             context = everywhere if self.sees_everything(layer) else windowed
+            if cache is not None:
+                context = context._replace(cache=cache, layer=layer)
             policy = self._recompute if layer % self._recompute_every == 0 else "none"
             x_BTD = self.blocks[layer * config.blocks // config.layers](x_BTD, context, policy)
         if self.norm is not None:
@@ -136,9 +146,7 @@ class Transformer(nn.Module):
         """What the attention of layers with this window (None: without one) needs beside the stream."""
         config, device = self.config, x_BTD.device
         batch, tokens = x_BTD.shape[:2]
-        cos_TK, sin_TK = self.cos_TK, self.sin_TK
-        if window is not None and self.windowed_cos_TK is not None:
-            cos_TK, sin_TK = self.windowed_cos_TK, self.windowed_sin_TK
+        cos_TK, sin_TK = self._rotary(window)
         if window is not None and window >= tokens:
             window = None
         is_causal = config.attention == "causal" if causal is None else causal
@@ -149,6 +157,24 @@ class Transformer(nn.Module):
         if cos_TK is None or sin_TK is None:
             return context
         return context._replace(cos_TK=cos_TK[:tokens], sin_TK=sin_TK[:tokens])
+
+    def _reading(self, places: Tensor, slots: int, window: int | None = None) -> Context:
+        """What the attention of layers with this window needs for tokens at `places`, (T,) or (B, T), of a cache."""
+        cos_TK, sin_TK = self._rotary(window)
+        bias = reading_bias(places, slots, window, self.slopes_H)
+        context = Context(Pattern(window=window, slopes_H=self.slopes_H), "read", bias=bias)
+        if cos_TK is None or sin_TK is None:
+            return context
+        turns = [half_TK[places] for half_TK in (cos_TK, sin_TK)]
+        if places.ndim == 2:  # for all heads of a row
+            turns = [half_BTK.unsqueeze(1) for half_BTK in turns]
+        return context._replace(cos_TK=turns[0], sin_TK=turns[1])
+
+    def _rotary(self, window: int | None) -> tuple[Tensor | None, Tensor | None]:
+        """The rotary tables of layers with this window."""
+        if window is not None and self.windowed_cos_TK is not None:
+            return self.windowed_cos_TK, self.windowed_sin_TK
+        return self.cos_TK, self.sin_TK
 
     def sees_everything(self, layer: int) -> bool:
         """Whether a layer (from 0) has no window."""
@@ -235,16 +261,25 @@ class Transformer(nn.Module):
         attention = 12 * config.layers * sequence_length * config.heads * config.width_of_head
         return round(6 * (predicted * read + matrices)) + attention
 
-    def _embedded(self, ids_BT: Tensor, documents_BT: Tensor | None, segments_BT: Tensor | None) -> Tensor:
-        """The stream (B, T, D) that the first block reads."""
+    def _embedded(
+        self,
+        ids_BT: Tensor,
+        documents_BT: Tensor | None,
+        segments_BT: Tensor | None,
+        cache: KeyValueCache | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """The stream (B, T, D) that the first block reads, of tokens at `places`, by default from 0 on."""
         x_BTE: Tensor = self.embedding(ids_BT)
         if self.bigrams is not None:
-            both_BTE = x_BTE + self.bigrams(ids_BT, documents_BT)
+            previous_BT = None if cache is None else cache.previous(ids_BT)
+            both_BTE = x_BTE + self.bigrams(ids_BT, documents_BT, previous_BT)
             x_BTE = F.rms_norm(both_BTE, (self.config.width,), eps=self.config.norm_epsilon)
         if self.type_embedding is not None:
             x_BTE = x_BTE + (self.type_embedding.weight[0] if segments_BT is None else self.type_embedding(segments_BT))
         if self.position_embedding is not None:
-            places = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+            if places is None:
+                places = torch.arange(ids_BT.shape[1], device=ids_BT.device)
             x_BTE = x_BTE + self.position_embedding(
                 places if documents_BT is None else document_positions(documents_BT)
             )
@@ -292,9 +327,13 @@ class ReplacedHead(nn.Module):
 class BigramEmbedding(nn.Embedding):
     """A vector (D) for each hash of a token and the one before it; collisions are left to training to sort out."""
 
-    def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """Vectors (B, T, D); the first token of a sequence or a document counts as following id 0."""
-        previous_BT = F.pad(ids_BT, (1, 0))[:, :-1]
+    def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, previous_BT: Tensor | None = None) -> Tensor:
+        """Vectors (B, T, D); the first token of a sequence or a document counts as following id 0.
+
+        `previous_BT`: the ids before, where they are not those of the row.
+        """
+        if previous_BT is None:
+            previous_BT = F.pad(ids_BT, (1, 0))[:, :-1]
         if documents_BT is not None:
             previous_BT = previous_BT.masked_fill(document_starts(documents_BT), 0)
         # Fibonacci hashing of the pair; int64 products wrap alike on every device, and the modulus is not negative.
@@ -319,7 +358,7 @@ class Block(nn.Module):
         """The stream (B, T, D) after this block; what `recompute` names is computed again in the backward pass."""
         # In here, not around the block, so that hooks on it (those of FSDP) run once.
         run = functools.partial(self._run, context=context)
-        random = self.training and bool(self.dropout.p or self.attention.dropout)
+        random = self.training and (bool(self.attention.dropout) or drops(self))
         return recomputed(run, x_BTD, recompute if torch.is_grad_enabled() else "none", random)
 
     def _run(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -350,7 +389,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         """What each position gathers (B, T, D) from those that it sees."""
-        q_BHTK, k_BGTK, v_BGTK = self._projections(x_BTD, context)
+        q_BHTK, k_BGTK, v_BGTK = self.projections(x_BTD, context)
         y_BHTK = attend(q_BHTK, k_BGTK, v_BGTK, context, self.dropout if self.training else 0.0)
         y_BTD: Tensor = self.output(y_BHTK.transpose(1, 2).flatten(2))
         return y_BTD
@@ -358,10 +397,10 @@ class Attention(nn.Module):
     @torch.no_grad()
     def probabilities(self, x_BTD: Tensor, context: Context) -> Tensor:
         """The attention weights (B, H, T, T) float32 of queries (rows) on keys, without dropout."""
-        q_BHTK, k_BGTK, _ = self._projections(x_BTD, context)
+        q_BHTK, k_BGTK, _ = self.projections(x_BTD, context)
         return attention_weights(q_BHTK, k_BGTK, context.pattern)
 
-    def _projections(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+    def projections(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, K), keys and values (B, G, T, K), normalised and turned."""
         batch, tokens, _ = x_BTD.shape
         all_BTHK = self.qkv(x_BTD).view(batch, tokens, -1, self.head_width)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.config import ModelConfig
-from training.models.recompute import Recompute, recomputed
+from training.models.recompute import Recompute, drops, recomputed
 from training.models.transformer import MLP, draw, make_norm, product_dtype
 
 
@@ -302,7 +302,7 @@ class TwoStreamBlock(nn.Module):
     ) -> Tensor:
         """The computed rows (B, Q - first, D) after this block; `recompute` as in `transformer.Block`."""
         run = functools.partial(self._run, shared=shared, memory_BMD=memory_BMD)
-        random = self.training and bool(self.dropout.p or self.attention.dropout)
+        random = self.training and (bool(self.attention.dropout) or drops(self))
         return recomputed(run, x_BQD, recompute if torch.is_grad_enabled() else "none", random)
 
     def _run(self, x_BQD: Tensor, shared: Shared, memory_BMD: Tensor | None) -> Tensor:
