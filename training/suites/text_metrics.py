@@ -1,0 +1,118 @@
+"""How written texts compare with references: exact match and F1 as SQuAD defines them, BLEU, chrF, ROUGE."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from training.suites.statistics import bootstrap_error, bootstrap_error_of
+
+_UNSPACED = ("zh", "ja", "th", "lo", "km", "my")
+_CORPUS_RESAMPLES = 100
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalized(text: str, steps: Sequence[str]) -> str:
+    """A text in small letters, without punctuation, articles and needless spaces, as far as `steps` say.
+
+    All of them, in this order, are SQuAD's normalisation (Rajpurkar et al. 2016, the published evaluation script).
+    """
+    if "lower" in steps:
+        text = text.lower()
+    if "punctuation" in steps:
+        text = "".join(
+            char for char in text if char not in string.punctuation and not unicodedata.category(char).startswith("P")
+        )
+    if "articles" in steps:
+        text = _ARTICLES.sub(" ", text)
+    return " ".join(text.split()) if "whitespace" in steps else text
+
+
+def words(text: str, language: str) -> list[str]:
+    """Words by spaces; characters in languages that are written without them."""
+    return [char for char in text if not char.isspace()] if language in _UNSPACED else text.split()
+
+
+def f1(prediction: str, reference: str, language: str = "en") -> float:
+    """F1 of the words of two normalised texts (Rajpurkar et al. 2016, section 4)."""
+    steps = ("lower", "punctuation", "articles", "whitespace")
+    mine, theirs = (words(normalized(text, steps), language) for text in (prediction, reference))
+    if not mine or not theirs:
+        return float(mine == theirs)
+    common = sum((Counter(mine) & Counter(theirs)).values())
+    return 2 * common / (len(mine) + len(theirs))
+
+
+def score_texts(
+    names: Sequence[str],
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    language: str = "en",
+    normalize: Sequence[str] = ("whitespace",),
+    resamples: int = 0,
+    seed: int = 1,
+) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Scores of predictions by name (TEXT_METRICS of task.py), and their bootstrap standard errors.
+
+    A prediction counts by its best reference; BLEU and chrF take all at once. All lie in [0, 1], BLEU and chrF in
+    [0, 100] as sacrebleu gives them. Raises ValueError where sacrebleu or rouge-score is wanted and not installed.
+    """
+    scores: dict[str, float] = {}
+    errors: dict[str, float | None] = {}
+    for name in names:
+        if name in ("bleu", "chrf"):
+            statistic = _corpus_metric(name, predictions, references, language)
+            scores[name] = statistic(np.arange(len(predictions)))
+            errors[name] = bootstrap_error_of(statistic, len(predictions), min(resamples, _CORPUS_RESAMPLES), seed)
+            continue
+        one = _text_metric(name, language, normalize)
+        pairs = zip(predictions, references, strict=True)
+        values = [max(one(text, reference) for reference in known) for text, known in pairs]
+        scores[name], errors[name] = float(np.mean(values)), bootstrap_error(values, resamples, seed)
+    return scores, errors
+
+
+def _text_metric(name: str, language: str, normalize: Sequence[str]) -> Callable[[str, str], float]:
+    if name == "exact_match":
+        return lambda text, reference: float(normalized(text, normalize) == normalized(reference, normalize))
+    if name == "f1":
+        return lambda text, reference: f1(text, reference, language)
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise ValueError(f"{name} needs the package rouge-score: pip install rouge-score") from None
+    scorer = RougeScorer([name], tokenizer=_Characters() if language in _UNSPACED else None)
+    return lambda text, reference: float(scorer.score(reference, text)[name].fmeasure)
+
+
+class _Characters:
+    """What rouge-score takes for a tokenizer: its own knows Latin letters alone."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text, "zh")
+
+
+def _corpus_metric(
+    name: str, predictions: Sequence[str], references: Sequence[Sequence[str]], language: str
+) -> Callable[[Any], float]:
+    try:
+        from sacrebleu.metrics import BLEU, CHRF
+    except ImportError:
+        raise ValueError(f"{name} needs the package sacrebleu: pip install sacrebleu") from None
+    tokenize = "zh" if language == "zh" else "char" if language in _UNSPACED else "13a"
+    metric: Any = BLEU(tokenize=tokenize) if name == "bleu" else CHRF()
+    most = max(len(known) for known in references)
+    streams = [[known[place] if place < len(known) else None for known in references] for place in range(most)]
+
+    def statistic(places: Any) -> float:
+        taken = [predictions[place] for place in places]
+        return float(metric.corpus_score(taken, [[stream[place] for place in places] for stream in streams]).score)
+
+    return statistic
