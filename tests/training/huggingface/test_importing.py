@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from tests.training.huggingface.parity import change_settings, random_checkpoint
 from tests.training.huggingface.test_parity import OURS_GPT2, OURS_LLAMA, OURS_QWEN3
 from training.checkpoints import describe, load_model
+from training.config.generation import GenerationConfig
 from training.generation import Generator
 from training.models.huggingface import export, import_model
-from training.sampling import SamplingConfig
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_an_imported_model_writes_text(gpt2: Path, tmp_path: Path) -> None:
     checkpoint = import_model(gpt2, tmp_path / "ours")
     assert checkpoint == tmp_path / "ours" / "step-00000000"
     original = next((tmp_path / "checkpoints").iterdir())
-    settings = SamplingConfig(20, temperature=0)
+    settings = GenerationConfig(20, temperature=0)
     text = Generator.load(checkpoint).generate("The man", settings)
     assert text == Generator.load(original).generate("The man", settings)
     facts = describe(checkpoint)

@@ -29,9 +29,9 @@ from tests.training.huggingface.parity import (
 )
 from training.checkpoints import load_model
 from training.config import RopeScaling
+from training.config.generation import GenerationConfig
 from training.generation import Generator
 from training.models.huggingface import export, import_model
-from training.sampling import SamplingConfig
 
 GPT2 = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 40}
 LLAMA = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 56}
@@ -187,7 +187,7 @@ def check_export(family: str, config: dict[str, Any], folder: Path) -> None:
 
     prompt = tokenizer(tokenizer.bos_token + "The women", return_tensors="pt")
     whole = theirs.generate(**prompt, max_new_tokens=20)[0].tolist()
-    ids = list(generator.token_ids(generator.encode("The women"), SamplingConfig(20, temperature=0)))
+    ids = list(generator.token_ids(generator.encode("The women"), GenerationConfig(20, temperature=0)))
     new = whole[prompt["input_ids"].shape[1] :]
     assert ids == (new[: new.index(0)] if 0 in new else new)
     assert len(set(ids)) > 1

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from training.chat.reading import read_source
 from training.checkpoints import TrainerState, list_checkpoints, save
 from training.config import ModelConfig
 from training.models import Model, build
 from training.models.huggingface.counterparts import Counterpart
 from training.models.huggingface.families import architecture_of, family_of
 from training.models.huggingface.family import Family
-from training.models.huggingface.settings import Settings, read_json
+from training.models.huggingface.pooling import read_pooling
+from training.models.huggingface.settings import Settings, read_json, write_json
 from training.models.huggingface.stored import StoredTensors
 from training.models.huggingface.tokenizer import TOKENIZER, Vocabulary, named_tokens
 from training.models.sharing import share, shared_names
@@ -28,7 +33,8 @@ def import_model(folder: str | Path, checkpoints_dir: str | Path) -> Path:
     Reads config.json, safetensors of float32, float16, bfloat16 or float64 (one file, or several with their index),
     and tokenizer.json where there is one; weights become float32. No pickle and no code of the folder is run. Where the
     files are those of a bare encoder (such as BertModel's), the head is drawn anew, always alike, and the checkpoint's
-    config.json names its parameters under `imported.untrained`.
+    config.json names its parameters under `imported.untrained`. Of a folder of sentence-transformers it keeps how the
+    vector of a text is made, under `pooling`.
 
     Raises ValueError naming what is unknown, unsupported, missing, unexpected, wrongly shaped or damaged, and where
     `checkpoints_dir` holds a checkpoint already.
@@ -48,6 +54,10 @@ def import_model(folder: str | Path, checkpoints_dir: str | Path) -> Path:
     tokenizer = _tokenizer(source, vocabulary_size)
     imported: dict[str, Any] = {"architecture": architecture_of(settings), "folder": source.resolve().name}
     description = {"imported": imported, **_special_tokens(source, family, settings, vocabulary_size)}
+    if pooling := read_pooling(source):
+        description["pooling"] = pooling
+    if family.kind == "causal" and (template := read_source(source)):
+        description["chat_template"] = template
     with StoredTensors(source) as stored:
         stored.rename(family.old_names)
         try:
@@ -61,7 +71,10 @@ def import_model(folder: str | Path, checkpoints_dir: str | Path) -> Path:
             model = build(config, vocabulary_size)
         if untrained := _fill(model, table, names, stored, settings):
             imported["untrained"] = untrained
-    return save(target, model, TrainerState(0, {}, {}, {}), description, tokenizer)
+    if family.kind == "encoder":
+        description["objective"] = "replaced_token" if config.head == "replaced_token" else "masked"
+    with _bare_tokenizer(tokenizer) as path:
+        return save(target, model, TrainerState(0, {}, {}, {}), description, path)
 
 
 def _actual_names(
@@ -154,6 +167,18 @@ def _tokenizer(folder: Path, vocabulary_size: int) -> Path | None:
     return path
 
 
+@contextlib.contextmanager
+def _bare_tokenizer(path: Path | None) -> Iterator[Path | None]:
+    """The tokenizer without what cuts or pads every text: that is the model's affair here, and differs by use."""
+    document = {} if path is None else read_json(path)
+    if document.get("truncation") is None and document.get("padding") is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder, TOKENIZER), {**document, "truncation": None, "padding": None})
+        yield Path(folder, TOKENIZER)
+
+
 def _special_tokens(folder: Path, family: Family, settings: Settings, vocabulary_size: int) -> dict[str, Any]:
     """Ids that end and begin a text and, of models that are not causal, the others, as far as they are known."""
     generation = folder / "generation_config.json"
@@ -173,4 +198,6 @@ def _special_tokens(folder: Path, family: Family, settings: Settings, vocabulary
         return found
     padding = {"padding": found.pop("padding")} if "padding" in found else {}
     special = {**named_tokens(folder), **padding}
+    if family.kind == "encoder" and special.get("separator") is not None:
+        found.setdefault("end_of_text", special["separator"])
     return {**found, "special_tokens": special} if special else found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from training.config import ModelConfig, RopeScaling
 from training.models.huggingface.settings import Settings
 
@@ -54,6 +56,17 @@ def to_config(settings: Settings, context_length: int) -> tuple[float, RopeScali
         low, high = parameters.number("low_freq_factor"), parameters.number("high_freq_factor")
         return theta, RopeScaling("llama3", parameters.number("factor"), original, low, high)
     return theta, _yarn(parameters, original, context_length)
+
+
+def pairs_to_halves(rows: Tensor, heads: int) -> Tensor:
+    """Rows (heads * K, ...) of queries or keys whose positions turn neighbours (2i, 2i + 1), as those that turn (i,
+    i + K / 2): the same products, with the rows of each head in another order."""
+    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def halves_to_pairs(rows: Tensor, heads: int) -> Tensor:
+    """The way back from `pairs_to_halves`."""
+    return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 def _scaling(scaling: RopeScaling) -> dict[str, Any]:
