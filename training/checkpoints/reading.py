@@ -22,8 +22,9 @@ from training.optimizers.shards import is_sharded
 def load_model(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -> tuple[Model, ModelConfig]:
     """Load the model of a checkpoint for use: float32, in evaluation mode, on `device`.
 
-    Where the run averages its weights, these are the averages. Raises CheckpointError (a ValueError) naming the file
-    when something is missing, damaged or of another format.
+    Where the run averages its weights, these are the averages; a quantized model keeps its integers, and an adapter
+    that is not merged is put onto the weights. Raises CheckpointError (a ValueError) naming the file when something is
+    missing, damaged or of another format.
     """
     folder = Path(checkpoint_dir)
     description = describe(folder)
@@ -35,9 +36,15 @@ def load_model(checkpoint_dir: str | Path, device: str | torch.device = "cpu") -
     # On the meta device no weights are drawn, which would only be overwritten.
     with torch.device("meta"):
         model = build(config, vocabulary_size)
+    _put_integers(model, folder, description)
     _fill(model, folder / MODEL, assign=True)
     model.reset_buffers()
-    return model.to(device).eval(), config
+    if "adapter" in description:
+        from training.adapters import attach
+
+        attach(model, folder)
+    # That of the model: learned positions lose what a prefix takes.
+    return model.to(device).eval(), model.config
 
 
 def load_weights(model: Model, checkpoint_dir: str | Path, world: World | None = None) -> None:
@@ -66,7 +73,10 @@ def load_initial(
         raise CheckpointError(f"{path}: its sha256 is not {sha256}: another checkpoint lies there by now")
     further = shared_names(model)
     ours = {name: tensor for name, tensor in model.state_dict().items() if name not in further}
-    theirs = {name: shape for name, (_, shape) in read_header(path).items()}
+    header = read_header(path)
+    if any(dtype in (torch.int8, torch.uint8) for dtype, _ in header.values()):
+        raise CheckpointError(f"{path}: is quantized; start from the model that it was made of")
+    theirs = {name: shape for name, (_, shape) in header.items()}
     taken = [name for name, tensor in ours.items() if theirs.get(name) == tensor.shape]
     if not taken:
         raise ValueError(f"{path}: none of its tensors has the name and the shape of one of the model")
@@ -82,6 +92,18 @@ def load_initial(
         "drawn": [name for name in ours if name not in taken],
         "left": [name for name in theirs if name not in taken],
     }
+
+
+def _put_integers(model: Model, folder: Path, description: dict[str, Any]) -> None:
+    """Give a model the layers of its quantization, where it has one, before they are filled."""
+    if "quantization" not in description:
+        return
+    from training.compression.quantization import restore
+
+    try:
+        restore(model, description["quantization"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
 
 
 def _fill(model: Model, path: Path, assign: bool) -> None:
