@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +15,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-EXIT_FAILED, EXIT_USAGE, EXIT_TRACKING, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_TRACKING, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
 
 app = typer.Typer(
     name="headrace",
     help="From open text to a trained, explained language model.",
     epilog="Exit codes: 0 done, 1 the run failed, 2 wrong usage or recipe, 3 done but MLflow could not be reached "
-    "(start the same command again to send what was kept), 130 interrupted.",
+    "(start the same command again to send what was kept), 130 interrupted, 143 terminated.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,6 +35,19 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own log and full tracebacks.")]
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="models:/<name>@best, a checkpoint folder or a folder of transformers; by default the recipe's, else the "
+        "workspace's best.",
+    ),
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder that relative paths start from; by default the current one.")
+]
 
 _WORKSPACE = Path("workspace")
 
@@ -116,6 +130,68 @@ def classifier(
         else:
             for line in closing_lines(facts):
                 _say(line)
+
+
+@app.command()
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe of fine-tuning (cola) or path of its YAML file.")],
+    model: ModelOption = None,
+    data: DataOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Adapt a model to tasks, judge it, and register it as a model of its own."""
+    _run_job("finetuning", recipe, model, data, workspace, overrides, as_json, verbose)
+
+
+@app.command()
+def suite(
+    recipe: Annotated[str, typer.Argument(help="Name of a suite of tasks (core) or path of its YAML file.")],
+    model: ModelOption = None,
+    data: DataOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Judge a model by files of tasks; its scores stand beside those of other models (headrace scores)."""
+    _run_job("suites", recipe, model, data, workspace, overrides, as_json, verbose)
+
+
+@app.command()
+def compress(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe of compression (prune) or path of its YAML file.")],
+    model: ModelOption = None,
+    data: DataOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a model smaller or faster (distil, prune, quantize), and register it as a model of its own."""
+    _run_job("compression", recipe, model, data, workspace, overrides, as_json, verbose)
+
+
+@app.command()
+def scores(
+    task: Annotated[str | None, typer.Argument(help="A task; by default all.")] = None,
+    every_metric: Annotated[
+        bool, typer.Option("--every-metric", help="Not only the metric that models are compared by.")
+    ] = False,
+    workspace: WorkspaceOption = _WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the models of a workspace reached on tasks, side by side."""
+    with _errors():
+        from flows.scores import print_scores, read_scores
+
+        rows = read_scores(workspace, task, every_metric)
+        if as_json:
+            _print_json(rows)
+        else:
+            print_scores(Console(), rows)
 
 
 @app.command()
@@ -222,39 +298,133 @@ def explain(
             print_explanation(Console(), facts)
 
 
+WritingModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="models:/<name>@best, or a checkpoint folder; by default the workspace's best."),
+]
+DraftOption = Annotated[
+    str | None, typer.Option(help="A small model of the same vocabulary that proposes tokens (speculative decoding).")
+]
+TokensOption = Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
+TopKOption = Annotated[int, typer.Option(min=0, help="0: no limit.")]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0)]
+MinPOption = Annotated[float, typer.Option(min=0.0, max=1.0)]
+StopOption = Annotated[list[str] | None, typer.Option(help="End where this text begins; may repeat.")]
+SeedOption = Annotated[int, typer.Option(min=0)]
+RegexOption = Annotated[str | None, typer.Option(help="Write only what this regular expression matches as a whole.")]
+SchemaOption = Annotated[Path | None, typer.Option(help="Write only JSON of the schema in this file.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.")]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A further setting of generation, e.g. repetition_penalty=1.2; may repeat."),
+]
+
+
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="Text to go on from.")],
-    model: Annotated[
-        str | None, typer.Option(help="models:/<name>@best, or a checkpoint folder; by default the workspace's best.")
-    ] = None,
+    model: WritingModelOption = None,
     workspace: WorkspaceOption = _WORKSPACE,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 50,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    tokens: TokensOption = 100,
+    temperature: TemperatureOption = 0.8,
+    top_k: TopKOption = 50,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    beams: Annotated[int, typer.Option(min=1, help="Above 1: beam search, which draws nothing.")] = 1,
+    stop: StopOption = None,
+    seed: SeedOption = 1,
+    regex: RegexOption = None,
+    json_schema: SchemaOption = None,
+    draft: DraftOption = None,
+    device: DeviceOption = "auto",
+    overrides: SettingsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate text with a trained model, streaming."""
     with _errors():
-        from flows.tracking import find_checkpoint
-        from training.generation import Generator, SamplingConfig
+        from flows.serving import generate_command, printable, read_grammar, read_settings
 
-        folder = find_checkpoint(model, str(workspace))
-        settings = SamplingConfig(max_new_tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        generator = Generator.load(folder)
-        pieces = []
-        for piece in generator.stream(prompt, settings):
-            pieces.append(piece)
+        settings = read_settings(tokens, temperature, top_k, top_p, min_p, stop, seed, overrides, beams)
+        begun = False
+
+        def tell(piece: str) -> None:
+            nonlocal begun
             if not as_json:
-                if len(pieces) == 1:
-                    typer.echo(prompt, nl=False)
-                typer.echo(piece, nl=False)
+                typer.echo(printable(piece if begun else prompt + piece), nl=False)
+            begun = True
+
+        grammar = read_grammar(regex, json_schema)
+        facts = generate_command(prompt, model, workspace, settings, draft, grammar, device, tell)
         if as_json:
-            _print_json({"model": str(folder), "prompt": prompt, "continuation": "".join(pieces)})
+            _print_json(facts)
         else:
             typer.echo()
+
+
+@app.command()
+def chat(
+    model: WritingModelOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the dialogue.")] = None,
+    tokens: TokensOption = 500,
+    temperature: TemperatureOption = 0.8,
+    top_k: TopKOption = 50,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    stop: StopOption = None,
+    seed: SeedOption = 1,
+    regex: RegexOption = None,
+    json_schema: SchemaOption = None,
+    draft: DraftOption = None,
+    device: DeviceOption = "auto",
+    overrides: SettingsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Talk with a model: one line a question, from the terminal or a pipe; /clear begins anew, /quit ends."""
+    with _errors():
+        from flows.serving import chat_command, open_conversation, questions, read_grammar, read_settings
+
+        settings = read_settings(tokens, temperature, top_k, top_p, min_p, stop, seed, overrides)
+        grammar = read_grammar(regex, json_schema)
+        conversation = open_conversation(model, workspace, settings, system, draft, grammar, device)
+        errors = Console(stderr=True)
+        chat_command(
+            conversation,
+            questions(sys.stdin),
+            sys.stdout,
+            lambda note: errors.print(f"[dim]{_escape(note)}[/]", highlight=False, soft_wrap=True),
+            as_json,
+        )
+
+
+@app.command()
+def serve(
+    model: WritingModelOption = None,
+    workspace: WorkspaceOption = _WORKSPACE,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback open it to the network.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; by default its own name.")] = None,
+    draft: DraftOption = None,
+    device: DeviceOption = "auto",
+    slots: Annotated[int, typer.Option(min=1, help="Texts that are written at a time.")] = 4,
+    queue: Annotated[int, typer.Option(min=0, help="Texts that may wait.")] = 64,
+    queue_seconds: Annotated[float, typer.Option(min=0.001, help="How long a text may wait.")] = 60.0,
+    request_seconds: Annotated[float, typer.Option(min=0.001, help="How long a text may be written.")] = 300.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest text, in tokens.")] = 4096,
+) -> None:
+    """Serve a model to OpenAI's clients: /v1/completions, /v1/chat/completions, /v1/models.
+
+    Clients must bear the key in the environment variable HEADRACE_API_KEY, where that is set.
+    """
+    with _errors():
+        from flows.serving import load_service, serve_command
+        from training.serving import Limits
+
+        limits = Limits(slots, queue, queue_seconds, request_seconds, max_tokens)
+        serve_command(load_service(model, workspace, name, draft, device, limits), host, port, _say)
 
 
 @app.command()
@@ -271,32 +441,44 @@ def export(
         typer.Option(help="gpt2, llama, qwen3, bert, roberta, ... ; by default the first that can hold the model."),
     ] = None,
     shard_gigabytes: Annotated[float, typer.Option(min=0.001, help="Largest file of weights, in GB.")] = 5.0,
+    format: Annotated[str, typer.Option(help="transformers, gguf (llama.cpp), or onnx (encoders).")] = "transformers",
+    numbers: Annotated[
+        str | None, typer.Option(help="gguf: numbers of the matrices: f32, f16, q8_0 or q4_0; by default f16.")
+    ] = None,
     workspace: WorkspaceOption = _WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a trained model as a folder of Hugging Face's transformers: config, safetensors, tokenizer."""
+    """Write a trained model for others: as a folder of transformers, as GGUF or ONNX, with tokenizer and model card."""
     with _errors():
         from flows.models import export_command, export_lines
 
         if len(model_and_folder) > 2:
             raise ValueError(f"expected [MODEL] FOLDER, got {len(model_and_folder)} arguments")
         model = model_and_folder[0] if len(model_and_folder) == 2 else None
-        facts = export_command(model, Path(model_and_folder[-1]), workspace, family, shard_gigabytes)
+        folder = Path(model_and_folder[-1])
+        facts = export_command(model, folder, workspace, family, shard_gigabytes, format, numbers)
         _print_facts(facts, export_lines, as_json)
 
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Folder of a model of transformers, with safetensors.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder of a model of transformers or sentence-transformers, with safetensors; or a llama2.c .bin.",
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Name in the workspace; by default the folder's.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer's .bin, of a model of llama2.c.")] = None,
     workspace: WorkspaceOption = _WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring in a local model of Hugging Face's transformers as a checkpoint, to use, to judge and to train on from."""
+    """Bring in a local model of transformers or llama2.c as a checkpoint, to use, to judge and to train on from."""
     with _errors():
         from flows.models import import_command, import_lines
 
-        _print_facts(import_command(folder, name, workspace), import_lines, as_json)
+        _print_facts(import_command(source, name, workspace, tokenizer), import_lines, as_json)
 
 
 @app.command()
@@ -331,6 +513,33 @@ def _run_flow(name: str, recipe: str, workspace: Path, overrides: list[str] | No
     _follow(lambda: target(recipe, str(workspace), overrides), quiet)
 
 
+def _run_job(
+    kind: str,
+    recipe: str,
+    model: str | None,
+    data: Path | None,
+    workspace: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Run a job on a finished model, unless it is done, and tell what came of it."""
+    with _errors(verbose):
+        _quieten_prefect(verbose)
+        from flows.jobs import FLOWS, closing_lines, finished, make_job_plan, summary
+        from flows.jobs_recipe import KINDS
+
+        folder = None if data is None else str(data)
+        plan = make_job_plan(KINDS[kind], recipe, str(workspace), overrides or [], model, folder)
+        if not finished(plan):
+            _follow(lambda: FLOWS[kind](recipe, str(workspace), overrides, model, folder), quiet=as_json)
+        if as_json:
+            _print_json(summary(plan))
+        else:
+            for line in closing_lines(plan):
+                _say(_escape(line))
+
+
 def _quieten_prefect(verbose: bool) -> None:
     # Prefect reads these when it is imported. Its console log is replaced by our progress; its API log stays.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
@@ -343,11 +552,17 @@ def _follow(run_flow: Callable[[], Any], quiet: bool) -> None:
     from flows.terminal import TerminalProgress
     from pipeline.execution import shut_down_pools
 
+    # Prefect answers SIGTERM first, ends the flow, and then sends it again to whoever answered it before.
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         with TerminalProgress(Console(stderr=quiet)) as progress, listening(progress):
             run_flow()
     finally:
         shut_down_pools()
+
+
+def _terminated(number: int, frame: Any) -> None:
+    _fail("terminated; what is finished is kept, start the same command again to go on", EXIT_TERMINATED)
 
 
 def _closing(plan: Any) -> None:

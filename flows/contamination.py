@@ -36,11 +36,12 @@ def marks(plan: Plan) -> dict[str, Mark]:
         if name.startswith(_TEMPLATES):
             found["templates"] = Mark(False, "the corpus was not cleaned of these sentences, which Headrace generates")
         else:
-            found[Path(name).name.partition(".")[0]] = _mark_of_file(Path(name), summary)
+            found[Path(name).name.partition(".")[0]] = mark_of_file(Path(name), summary)
     return found
 
 
-def _mark_of_file(path: Path, summary: dict[str, Any]) -> Mark:
+def mark_of_file(path: Path, summary: dict[str, Any]) -> Mark:
+    """The mark of a file of an evaluation set, by the summary of the decontaminate stage; empty where there is none."""
     digest = _digest(path, path.stat().st_mtime_ns)
     entries = [entry for entry in summary.get("benchmarks", {}).values() if entry["digest"] == digest]
     if not entries:

@@ -82,11 +82,13 @@ def registered(plan: Plan) -> bool:
 
 def write_report(plan: Plan) -> Path:
     """Write the report of a run as one HTML page and return its path."""
+    from pipeline.catalog.scores import judged
     from pipeline.report import render
 
     path = Path(plan.report_path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = render(plan.workspace, plan.recipe.dump(), plan.refs, plan.recipe.name, plan.known)
+    suites = [one.committed for one in judged(plan.workspace)]
+    page = render(plan.workspace, plan.recipe.dump(), plan.refs, plan.recipe.name, plan.known, suites)
     write_bytes_atomically(str(path), page.encode())
     return path
 
@@ -241,7 +243,7 @@ def _open_run(plan: Plan, sender: Sender) -> None:
 @contextlib.contextmanager
 def _sender(plan: Plan) -> Iterator[Sender]:
     # The sender's own words reach whoever watches the run.
-    handler = _PublishHandler()
+    handler = PublishHandler()
     logger = logging.getLogger("training.tracking")
     logger.addHandler(handler)
     sender = Sender(_folder(plan), _location(plan), _journal(plan))
@@ -261,8 +263,11 @@ def _journal(plan: Plan) -> Path:
     return Path(train.path, "work", "metrics.jsonl")
 
 
-class _PublishHandler(logging.Handler):
+class PublishHandler(logging.Handler):
+    """Hands what the sender has to say to whoever watches the run."""
+
     def emit(self, record: logging.LogRecord) -> None:
+        """Publish a line."""
         publish({"stage": "tracking", "line": record.getMessage()})
 
 

@@ -26,14 +26,14 @@ _LINE_CHARACTERS = 90
 
 
 @contextlib.contextmanager
-def following(key: str, stage: str = "train") -> Iterator[None]:
+def following(key: str, stage: str = "train", description: str = "How the training goes") -> Iterator[None]:
     """Keep the artifact `key` of the flow that runs true to the events of a stage's process, once in UPDATE_SECONDS.
 
     There is none before the first event. A thread of its own sends it: a Prefect server that is slow or down holds up
     nothing, and costs one warning.
     """
     page = Page()
-    publisher = _Publisher(page, key, flow_run.get_id())
+    publisher = _Publisher(page, key, flow_run.get_id(), description)
 
     def listen(event: Event) -> None:
         if event.get("stage") == stage and "event" in event:
@@ -149,9 +149,10 @@ def _shorten(text: str) -> str:
 class _Publisher:
     """Sends the page to Prefect when it has changed, from a thread of its own."""
 
-    def __init__(self, page: Page, key: str, flow_run_id: str | None) -> None:
+    def __init__(self, page: Page, key: str, flow_run_id: str | None, description: str) -> None:
         self.changed = threading.Event()
         self._page, self._key, self._flow_run_id = page, key, flow_run_id
+        self._description = description
         self._done = threading.Event()
         self._artifact: UUID | None = None
         self._logger = get_run_logger()
@@ -184,7 +185,7 @@ class _Publisher:
                         ArtifactCreate(
                             key=self._key,
                             type="markdown",
-                            description="How the training goes",
+                            description=self._description,
                             data=self._page.markdown(),
                             flow_run_id=UUID(self._flow_run_id) if self._flow_run_id else None,
                         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,10 +11,13 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.catalog.relations import identifier
+from pipeline.catalog.scores import COMMENT as SCORES_COMMENT
+from pipeline.catalog.scores import scores_sql
 from pipeline.sql import quoted
 from pipeline.store import Committed, StageRef, write_bytes_atomically
 
 CATALOG = "corpus.duckdb"
+SCORES = "scores"
 STORAGE_VERSION = "v1.0.0"  # any DuckDB of version 1 or later opens it
 
 
@@ -32,16 +35,30 @@ def build(workspace: Path | str, stages: Mapping[str, StageRef | Committed], kno
     """
     from pipeline.catalog.views import Run, views  # brings the kernels of the stages, which a query does not need
 
+    shown = [*views(Run(stages, known)), (SCORES, SCORES_COMMENT, scores_sql(str(workspace)))]
+    return _write(Path(workspace, CATALOG), shown)
+
+
+def refresh_scores(workspace: Path | str) -> Path:
+    """Let the catalog's view `scores` show all that was judged in the workspace by now; the other views stay."""
     path = Path(workspace, CATALOG)
-    run = Run(stages, known)
+    if not path.is_file():
+        return build(workspace, {})
+    return _write(path, [(SCORES, SCORES_COMMENT, scores_sql(str(workspace)))], path.read_bytes())
+
+
+def _write(path: Path, shown: Iterable[tuple[str, str, str]], content: bytes | None = None) -> Path:
+    """Write a catalog with views (name, comment, query), or add them to the `content` of one, in one step."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder, CATALOG)
+        if content is not None:
+            fresh.write_bytes(content)
         with duckdb.connect() as connection:
             connection.execute(f"ATTACH {quoted(str(fresh))} AS catalog (STORAGE_VERSION '{STORAGE_VERSION}')")
             connection.execute("USE catalog")
-            for view in views(run):
-                connection.execute(f"CREATE VIEW {identifier(view.name)} AS {view.sql}")
-                connection.execute(f"COMMENT ON VIEW {identifier(view.name)} IS {quoted(view.comment)}")
+            for name, comment, sql in shown:
+                connection.execute(f"CREATE OR REPLACE VIEW {identifier(name)} AS {sql}")
+                connection.execute(f"COMMENT ON VIEW {identifier(name)} IS {quoted(comment)}")
             connection.execute("USE memory")
             connection.execute("DETACH catalog")
         write_bytes_atomically(str(path), fresh.read_bytes())

@@ -6,13 +6,13 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fsspec
 
 from pipeline.report.corpus import collect_corpus
-from pipeline.report.facts import STAGE_NAMES, Curve, Facts, ModelFacts, StageFacts
+from pipeline.report.facts import STAGE_NAMES, Curve, Facts, ModelFacts, StageFacts, TaskScore
 from pipeline.store import EXECUTION, Committed, StageRef, read_json
 
 PACKAGES = (
@@ -31,12 +31,29 @@ PACKAGES = (
 )
 
 
-def collect(recipe: dict[str, Any], refs: Mapping[str, StageRef], title: str, known: StageRef | None = None) -> Facts:
-    """Read everything that the report states. Stages may be missing or unfinished; what is of them is then empty."""
+def collect(
+    recipe: dict[str, Any],
+    refs: Mapping[str, StageRef],
+    title: str,
+    known: StageRef | None = None,
+    suites: Sequence[Committed] = (),
+) -> Facts:
+    """Read everything that the report states. Stages may be missing or unfinished; what is of them is then empty.
+
+    Of `suites`, judgings of whatever models, the scores of the run's own checkpoints are taken.
+    """
     stages = {name: _stage(refs[name]) for name in STAGE_NAMES if name in refs}
     train = stages["train"].committed if "train" in stages else None
     evaluate = stages["evaluate"].committed if "evaluate" in stages else None
-    return Facts(title, recipe, stages, collect_corpus(stages, known), _model(train, evaluate), _versions())
+    return Facts(
+        title,
+        recipe,
+        stages,
+        collect_corpus(stages, known),
+        _model(train, evaluate),
+        _versions(),
+        _suites(train, suites),
+    )
 
 
 def _stage(ref: StageRef) -> StageFacts:
@@ -60,6 +77,20 @@ def _model(train: Committed | None, evaluate: Committed | None) -> ModelFacts:
             result = json.loads(_text(file.path))
     results = [json.loads(_text(file.path)) for file in evaluate.files("results")] if evaluate is not None else []
     return ModelFacts(curves, tokens_seen, result, results[0] if results else {})
+
+
+def _suites(train: Committed | None, suites: Sequence[Committed]) -> list[TaskScore]:
+    """The main scores of the checkpoints that the training wrote."""
+    files = [] if train is None else train.files("checkpoints")
+    own = {file.sha256: file.attributes["step"] for file in files if file.path.endswith("/model.safetensors")}
+    found = []
+    for committed in suites:
+        for row in (row for file in committed.files("scores") for row in file.table().to_pylist()):
+            step = own.get(row["weights_sha256"])
+            if step is not None and row["main"]:
+                facts = {name: row[name] for name in ("task", "metric", "value", "standard_error", "baseline", "items")}
+                found.append(TaskScore(step=step, contamination=row["contamination"] or "", **facts))
+    return found
 
 
 def read_metrics(text: str) -> tuple[dict[str, Curve], int | None]:

@@ -258,6 +258,20 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class TaskScore:
+    """What a checkpoint of the run reached on a task of a suite, by the metric that models are compared by."""
+
+    task: str
+    metric: str
+    step: int
+    value: float
+    standard_error: float | None = None
+    baseline: float | None = None
+    items: int | None = None
+    contamination: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that a report is written from."""
 
@@ -267,6 +281,8 @@ class Facts:
     corpus: CorpusFacts
     model: ModelFacts
     versions: dict[str, str]
+    suites: Sequence[TaskScore] = ()
+    """The oldest judging first."""
 
     def committed(self, name: str) -> Committed | None:
         """The output of a stage, or None where it has not finished."""

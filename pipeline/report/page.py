@@ -15,6 +15,7 @@ from pipeline.report.markup import Markup, el, escape, join
 from pipeline.report.model import evaluation_section, samples_section, training_section
 from pipeline.report.quality import language_section, quality_section
 from pipeline.report.run import cost_section, lineage_section
+from pipeline.report.suites import suites_section
 
 
 def page(facts: Facts) -> str:
@@ -27,6 +28,7 @@ def page(facts: Facts) -> str:
         ("cleaning", "Privacy", cleaning_section(facts)),
         ("training", "Training", training_section(facts)),
         ("evaluation", "Evaluation", evaluation_section(facts)),
+        ("suites", "Suites", suites_section(facts)),
         ("samples", "Samples", samples_section(facts)),
         ("cost", "Time and cost", cost_section(facts)),
         ("rejected", "Rejected input", rejected_section(facts)),

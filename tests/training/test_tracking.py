@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from tests.training.small_models import one_thread, tiny_checkpoint
 from tests.training.tiny_run import make_run
+from training.config.generation import GenerationConfig
 from training.generation import Generator
 from training.run import train
-from training.sampling import SamplingConfig
 from training.tracking import Location, Sender, find_location, resolve_model
 from training.tracking.journal import Position, points, read_lines
 from training.tracking.state import State, load_state, save_state
@@ -182,13 +182,13 @@ def test_the_registered_model_generates(
         models = {step: sender.result(f"checkpoint {step}") for step in (10, 20)}
 
     expected = {
-        step: Generator.load(folder).generate("The man", SamplingConfig(6, temperature=0.9))
+        step: Generator.load(folder).generate("The man", GenerationConfig(6, temperature=0.9))
         for step, folder in checkpoints.items()
     }
     assert expected[10] != expected[20]
     for uri, step in (("models:/toy@best", 10), ("models:/toy@newest", 20), ("models:/toy/1", 10)):
         folder = resolve_model(uri, location.tracking_uri)
-        assert Generator.load(folder).generate("The man", SamplingConfig(6, temperature=0.9)) == expected[step]
+        assert Generator.load(folder).generate("The man", GenerationConfig(6, temperature=0.9)) == expected[step]
     assert resolve_model("models:/toy@best", location.tracking_uri) != checkpoints[10]
     assert resolve_model(f"models:/{models[20]}", location.tracking_uri) == checkpoints[20]
     copied = resolve_model("models:/toy@best", location.tracking_uri)

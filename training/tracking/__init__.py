@@ -1,7 +1,8 @@
 """Tracking in MLflow that never stops a training: see `sender`."""
 
+from training.tracking.job_sender import JobSender
 from training.tracking.location import Location, find_location
-from training.tracking.registry import resolve_model
+from training.tracking.registry import registered_version, resolve_model
 from training.tracking.sender import Sender
 
-__all__ = ["Location", "Sender", "find_location", "resolve_model"]
+__all__ = ["JobSender", "Location", "Sender", "find_location", "registered_version", "resolve_model"]

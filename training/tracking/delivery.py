@@ -11,10 +11,14 @@ from typing import Any
 from training.tracking.journal import Point, Position, is_number, points, read_lines
 from training.tracking.packaging import size_bytes
 from training.tracking.state import State
-from training.tracking.tracker import BATCH_METRICS, Tracker, is_final
+from training.tracking.tracker import BATCH_METRICS, FINGERPRINT, WEIGHTS, Tracker, is_final, versions_of
+from training.weights import weights_sha256
 
 COPY_LIMIT_BYTES = 1 << 30
 """Larger checkpoints are logged by reference: MLflow gets a note of where they lie, not a copy."""
+
+_NOTED = "weights:"
+"""How the fingerprint of a LoggedModel begins that a run used and did not make."""
 
 log = logging.getLogger(__name__)
 
@@ -108,23 +112,28 @@ class Delivery:
         return self.state.dataset
 
     def _log_checkpoint(
-        self, folder: str, step: int, metrics: dict[str, float] | None, by_reference: bool | None
+        self,
+        folder: str,
+        step: int,
+        metrics: dict[str, float] | None,
+        by_reference: bool | None,
+        name: str | None = None,
+        tags: dict[str, str] | None = None,
+        parent: str | None = None,
     ) -> str:
         path = Path(folder)
         size = size_bytes(path)
-        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        description = read_description(path)
         model_id = self.tracker.log_checkpoint(
             self._run_id,
             str(self.state.experiment_id),
             path,
             step,
             f"{self.state.run_id}:{step}",
-            {
-                "model": description.get("model", {}),
-                "vocabulary_size": description.get("vocabulary_size"),
-                "step": step,
-            },
+            _parameters(description, step),
             size > COPY_LIMIT_BYTES if by_reference is None else by_reference,
+            {WEIGHTS: weights_sha256(path), **(tags or {}), **(self._parent_tags(parent) if parent else {})},
+            name,
         )
         if metrics is None:
             given = description.get("metrics") or {}
@@ -135,14 +144,66 @@ class Delivery:
         self._link([self._known(Point(name, float(metrics[name]), step, written)) for name in metrics], model_id)
         return model_id
 
+    def _log_used_model(self, folder: str, name: str, step: int, sha256: str, model_id: str | None) -> dict[str, Any]:
+        """The LoggedModel of a model from elsewhere; one that the tracker lacks is noted, with the place it lies in."""
+        found = self.tracker.find_model(sha256, model_id)
+        if found is None:
+            path = Path(folder)
+            made = self.tracker.log_checkpoint(
+                self._run_id,
+                str(self.state.experiment_id),
+                path,
+                step,
+                f"{_NOTED}{sha256}",
+                _parameters(read_description(path), step),
+                by_reference=True,
+                tags={WEIGHTS: sha256},
+                name=name,
+                output=False,
+            )
+            facts: dict[str, Any] = {"model_id": made, "run_id": None, "versions": []}
+        else:
+            facts = {
+                "model_id": found.model_id,
+                "run_id": None if found.tags.get(FINGERPRINT, "").startswith(_NOTED) else found.source_run_id,
+                "versions": [f"{version['name']}/{version['version']}" for version in versions_of(found)],
+            }
+        self.tracker.log_input_model(self._run_id, facts["model_id"])
+        return facts
+
+    def _parent_tags(self, model: str) -> dict[str, str]:
+        facts = self._used_model(model)
+        found = {
+            "headrace.parent.model_id": facts["model_id"],
+            "headrace.parent.run": facts["run_id"],
+            "headrace.parent.version": facts["versions"][-1] if facts["versions"] else None,
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def _used_model(self, model: str) -> dict[str, Any]:
+        entry = self.state.done.get(f"model {model}")
+        if entry is None:
+            raise ValueError(f"the model {model!r} is not in the tracker; log_used_model comes first")
+        facts: dict[str, Any] = entry["result"]
+        return facts
+
     def _known(self, point: Point) -> Point:
         same = (
             p for p in self.tracker.points(self._run_id, point.name) if (p.step, p.value) == (point.step, point.value)
         )
         return next(same, point)
 
-    def _log_metrics(self, metrics: dict[str, float], step: int, checkpoint_step: int | None, time: int) -> None:
+    def _log_metrics(
+        self,
+        metrics: dict[str, float],
+        step: int,
+        checkpoint_step: int | None,
+        time: int,
+        model: str | None = None,
+    ) -> None:
         model_id = None if checkpoint_step is None else self._model_id(checkpoint_step)
+        if model is not None:
+            model_id = self._used_model(model)["model_id"]
         self._link([Point(name, float(value), step, time) for name, value in metrics.items()], model_id)
 
     def _link(self, linked: Sequence[Point], model_id: str | None) -> None:
@@ -155,6 +216,9 @@ class Delivery:
         blocks = [f"**{sample['prompt']}**{sample['continuation']}" for sample in samples]
         self.tracker.log_text(self._run_id, "\n\n---\n\n".join(blocks) + "\n", f"{name}.md")
         self.tracker.log_text(self._run_id, json.dumps(samples, ensure_ascii=False, indent=1) + "\n", f"{name}.json")
+
+    def _log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        self.tracker.log_table(self._run_id, name, columns, rows)
 
     def _log_artifact(self, path: str, folder: str) -> None:
         self.tracker.log_file(self._run_id, Path(path), folder)
@@ -170,6 +234,23 @@ class Delivery:
         if entry is None:
             raise ValueError(f"the checkpoint of step {step} is not in the tracker; log_checkpoint comes first")
         return str(entry["result"])
+
+
+def read_description(checkpoint_dir: Path) -> dict[str, Any]:
+    """A checkpoint's config.json."""
+    description: dict[str, Any] = json.loads((checkpoint_dir / "config.json").read_text(encoding="utf-8"))
+    return description
+
+
+def _parameters(description: dict[str, Any], step: int) -> dict[str, Any]:
+    """What a LoggedModel says of a checkpoint."""
+    known = {name: description[name] for name in ("task", "adapter", "quantization") if description.get(name)}
+    return {
+        "model": description.get("model", {}),
+        "vocabulary_size": description.get("vocabulary_size"),
+        "step": step,
+        **known,
+    }
 
 
 def first_line(error: BaseException) -> str:

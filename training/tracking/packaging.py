@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from training.sampling import SamplingConfig
+from training.config.generation import GenerationConfig
 
 LOADER = "training.tracking.pyfunc"
 CHECKPOINT = "checkpoint"
 REFERENCE = "reference.json"
+HEAD = "head.safetensors"
 # What the model needs; the state of the optimizer stays with the training.
-FILES = ("model.safetensors", "config.json", "tokenizer.json")
+FILES = ("model.safetensors", "config.json", "tokenizer.json", HEAD, "adapter.safetensors")
 
 
 def size_bytes(checkpoint_dir: Path) -> int:
@@ -25,11 +27,32 @@ def build_model_folder(folder: Path, checkpoint_dir: Path, model_id: str, run_id
 
     Raises FileNotFoundError where the checkpoint or its weights are missing.
     """
-    from mlflow.models import Model, ModelSignature
+    from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
+
+    source = checkpoint_dir.resolve()
+    model = Model(run_id=run_id, model_id=model_id, signature=_signature((source / HEAD).is_file()))
+    add_to_model(model, loader_module=LOADER, data=CHECKPOINT)
+    target = folder / CHECKPOINT
+    target.mkdir()
+    (source / FILES[0]).stat()
+    if by_reference:
+        (target / REFERENCE).write_text(json.dumps({"path": str(source)}) + "\n", encoding="utf-8")
+    else:
+        for name in FILES:
+            if (source / name).exists():
+                (target / name).symlink_to(source / name)
+    model.save(str(folder / "MLmodel"))
+
+
+def _signature(has_head: bool) -> Any:
+    """What goes in and comes out: a text and its continuation; of a fine-tuned model rows of whatever columns."""
+    from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    defaults = SamplingConfig()
+    if has_head:
+        return ModelSignature(params=ParamSchema([ParamSpec("task", DataType.string, "")]))
+    defaults = GenerationConfig()
     text = Schema([ColSpec(DataType.string)])
     parameters = ParamSchema(
         [
@@ -40,19 +63,7 @@ def build_model_folder(folder: Path, checkpoint_dir: Path, model_id: str, run_id
             ParamSpec("seed", DataType.long, defaults.seed),
         ]
     )
-    model = Model(run_id=run_id, model_id=model_id, signature=ModelSignature(text, text, parameters))
-    add_to_model(model, loader_module=LOADER, data=CHECKPOINT)
-    target = folder / CHECKPOINT
-    target.mkdir()
-    source = checkpoint_dir.resolve()
-    (source / FILES[0]).stat()
-    if by_reference:
-        (target / REFERENCE).write_text(json.dumps({"path": str(source)}) + "\n", encoding="utf-8")
-    else:
-        for name in FILES:
-            if (source / name).exists():
-                (target / name).symlink_to(source / name)
-    model.save(str(folder / "MLmodel"))
+    return ModelSignature(text, text, parameters)
 
 
 def checkpoint_folder(folder: str | Path) -> Path:

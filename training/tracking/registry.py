@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from training.tracking.location import prepare_mlflow
 from training.tracking.packaging import checkpoint_folder
+
+_MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 
 
 def resolve_model(uri: str, tracking_uri: str | None = None, destination: str | Path | None = None) -> Path:
@@ -36,6 +39,36 @@ def resolve_model(uri: str, tracking_uri: str | None = None, destination: str | 
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{uri}: not found in {client.tracking_uri}: {reason}{_known(uri, client)}") from None
     return checkpoint_folder(folder)
+
+
+def registered_version(uri: str, tracking_uri: str | None = None) -> dict[str, Any]:
+    """What MLflow has registered as `models:/<name>@<alias>` or `models:/<name>/<version>`.
+
+    Returns name, version, run_id and model_id; of `models:/<model id>` the last alone. Raises ValueError where there is
+    none.
+    """
+    prepare_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    name = uri.removeprefix("models:/")
+    try:
+        if "@" in name:
+            name, alias = name.rsplit("@", 1)
+            found = client.get_model_version_by_alias(name, alias)
+        elif "/" in name:
+            name, version = name.rsplit("/", 1)
+            found = client.get_model_version(name, version)
+        else:
+            return {"model_id": name}
+    except MlflowException as error:
+        raise ValueError(f"{uri}: {str(error).splitlines()[0]}") from None
+    # MLflow's own store forgets the id; what a version was made from names it.
+    named = _MODEL_ID.search(found.source or "")
+    model_id = found.model_id or (named[0] if named else None)
+    return {"name": name, "version": str(found.version), "run_id": found.run_id, "model_id": model_id}
 
 
 def _artifact_location(client: Any, name: str) -> str:

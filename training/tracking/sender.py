@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from training.tracking.delivery import Delivery, first_line
 from training.tracking.journal import Position, read_lines
@@ -97,14 +97,13 @@ class Sender:
         digest: str,
         source: str,
         *,
-        documents: int,
-        text_bytes: int,
-        tokens: int,
         context: str = "training",
         **facts: Any,
     ) -> None:
-        """Link the corpus to the run; `digest` is the fingerprint of its token shards, `source` where they lie."""
-        facts = {"documents": documents, "text_bytes": text_bytes, "tokens": tokens, **facts}
+        """Link data to the run; `digest` identifies it (of a corpus, the fingerprint of its token shards).
+
+        `source` is where it lies; `facts` are its sizes (`documents`, `text_bytes`, `tokens`, `files`, ...).
+        """
         arguments = {"name": name, "digest": digest, "source": source, "facts": facts, "context": context}
         self._ask(f"dataset {name} {context}", "log_dataset", arguments)
 
@@ -215,7 +214,7 @@ class Sender:
             )
         return complete
 
-    def __enter__(self) -> Sender:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -16,6 +16,9 @@ from training.tracking.location import Location, is_database, prepare_mlflow
 from training.tracking.packaging import build_model_folder
 
 FINGERPRINT = "headrace.fingerprint"
+WEIGHTS = "headrace.weights_sha256"
+_VERSIONS = "mlflow.modelVersions"
+_TABLES = "mlflow.loggedArtifacts"
 BATCH_METRICS = 1000  # the most that MLflow takes in one call
 _BATCH_PARAMS = 100
 _PARAM_LENGTH = 6000
@@ -165,17 +168,23 @@ class Tracker:
         fingerprint: str,
         params: Mapping[str, Any],
         by_reference: bool,
+        tags: Mapping[str, str] | None = None,
+        name: str | None = None,
+        output: bool = True,
     ) -> str:
-        """Store a checkpoint as a LoggedModel of type `checkpoint`, an output of the run; returns its id."""
+        """Store a checkpoint as a LoggedModel of type `checkpoint`, by default an output of the run; returns its id.
+
+        `tags` that begin with `headrace.` are those of its registered version, too; `name` is by default the folder's.
+        """
         found = self.client.search_logged_models([experiment_id], _with_fingerprint(fingerprint), max_results=1)
         model = (
             found[0]
             if found
             else self.client.create_logged_model(
                 experiment_id,
-                name=checkpoint_dir.name,
+                name=name or checkpoint_dir.name,
                 source_run_id=run_id,
-                tags={FINGERPRINT: fingerprint, "headrace.step": str(step)},
+                tags={FINGERPRINT: fingerprint, "headrace.step": str(step), **(tags or {})},
                 params=flatten(params),
                 model_type="checkpoint",
             )
@@ -190,10 +199,40 @@ class Tracker:
                 self.client.finalize_logged_model(model_id, "FAILED")  # it was deleted while it was copied
                 raise
             self.client.finalize_logged_model(model_id, "READY")
-        outputs = self.client.get_run(run_id).outputs
-        if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
-            self.client.log_outputs(run_id, [self.entities.LoggedModelOutput(model_id, step)])
+        if output:
+            outputs = self.client.get_run(run_id).outputs
+            if model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
+                self.client.log_outputs(run_id, [self.entities.LoggedModelOutput(model_id, step)])
         return model_id
+
+    def find_model(self, sha256: str, model_id: str | None = None) -> Any | None:
+        """Return the LoggedModel of these weights in any experiment, or None; `model_id` is looked at first."""
+        if model_id is not None:
+            try:
+                return self.client.get_logged_model(model_id)
+            except Exception as error:
+                if error_code(error) != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        models = self.client.search_logged_models(experiments, f"tags.`{WEIGHTS}` = {_quoted(sha256)}")
+        ready = [model for model in models if str(model.status).rpartition(".")[2] == "READY"]
+        # A model with a version is the one that people know.
+        return next((model for model in ready if _VERSIONS in model.tags), ready[0] if ready else None)
+
+    def log_input_model(self, run_id: str, model_id: str) -> None:
+        """Note that a run used a LoggedModel."""
+        inputs = self.client.get_run(run_id).inputs
+        if model_id not in {one.model_id for one in (inputs.model_inputs if inputs else [])}:
+            self.client.log_inputs(run_id, models=[self.entities.LoggedModelInput(model_id)])
+
+    def log_table(self, run_id: str, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Store a table as the artifact `name`.json, which MLflow shows and `mlflow.load_table` reads."""
+        path = f"{name}.json"
+        self.client.log_dict(run_id, {"columns": list(columns), "data": [list(row) for row in rows]}, path)
+        known = json.loads(self.client.get_run(run_id).data.tags.get(_TABLES, "[]"))
+        entry = {"path": path, "type": "table"}
+        if entry not in known:
+            self.client.set_tag(run_id, _TABLES, json.dumps([*known, entry]))
 
     def register(self, run_id: str, name: str, model_id: str, alias: str) -> str:
         """Register a LoggedModel under a name, once, and let the alias point to it; returns the version."""
@@ -216,9 +255,9 @@ class Tracker:
         tags = {key: value for key, value in model.tags.items() if key.startswith("headrace.")}
         version = self.client.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model.model_id)
         # As mlflow.register_model does, so that the page of the model names its versions.
-        known = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
+        known = versions_of(model)
         known.append({"name": name, "version": version.version})
-        self.client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": json.dumps(known)})
+        self.client.set_logged_model_tags(model.model_id, {_VERSIONS: json.dumps(known)})
         return version
 
     def _versions(self, name: str) -> list[Any]:
@@ -242,6 +281,12 @@ class Tracker:
     def finish(self, run_id: str, status: str) -> None:
         """Set the run's end."""
         self.client.set_terminated(run_id, status)
+
+
+def versions_of(model: Any) -> list[dict[str, Any]]:
+    """The registered versions ({"name", "version"}) of a LoggedModel, the newest last."""
+    found: list[dict[str, Any]] = json.loads(model.tags.get(_VERSIONS, "[]"))
+    return found
 
 
 def error_code(error: BaseException) -> str:

@@ -149,3 +149,14 @@ def test_recipes_and_pydantic_read_the_same_settings() -> None:
 def _tasks(path: Path) -> tuple[Any, ...]:
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     return from_dict(FinetuningConfig, recipe["finetuning"]).tasks
+
+
+@pytest.mark.parametrize(
+    ("field", "message"), [("quantization", "integers cannot be trained"), ("adapter", "adapter is not merged")]
+)
+def test_weights_that_are_not_plain_are_refused(tmp_path: Path, bert: Path, field: str, message: str) -> None:
+    copied = Path(shutil.copytree(bert, tmp_path / "bert"))
+    description = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**description, field: {}}))
+    with pytest.raises(ValueError, match=message):
+        finetune(copied, tmp_path / "out", task(tmp_path, "classification", 16))

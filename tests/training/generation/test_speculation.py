@@ -12,7 +12,7 @@ import torch
 from tests.training.generation.peers import settings
 from tests.training.huggingface.parity import randomize
 from tests.training.small_models import one_thread, tiny_model, tiny_tokenizer
-from training.config import ModelConfig
+from training.config import ModelConfig, expand_preset, from_dict
 from training.config.generation import GenerationConfig
 from training.generation import Generator
 from training.generation.drawing import adjusted, dense
@@ -99,3 +99,8 @@ def test_a_draft_of_another_vocabulary_is_refused() -> None:
     assert other.get_vocab_size() == SIZE
     with pytest.raises(ValueError, match="trained with the same tokenizer"):
         Generator(tiny_model(SIZE), TOKENIZER, 0, draft=Generator(tiny_model(SIZE), other, 0))
+    shape = from_dict(ModelConfig, {**expand_preset({"preset": "t5-tiny"}), "context_length": 40})
+    with_encoder = Generator(build(shape, SIZE), TOKENIZER, 0)
+    for target, draft in ((generator(0), with_encoder), (with_encoder, generator(0))):
+        with pytest.raises(ValueError, match="must have an encoder where the model has one"):
+            Generator(target.model, TOKENIZER, 0, draft=draft)

@@ -165,6 +165,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     refused("no model of llama2.c: its header says", struct.pack("<7i", *[2**30] * 7) + whole[28:])
     refused("tok.bin: damaged at byte", tokens=whole_pieces[:-3])
     refused("tok.bin: holds 259 pieces, the model has 272", tokens=whole_pieces[: len(whole_pieces) - 13 * 8 - 27])
+    few = struct.pack("<7i", WIDTH, HIDDEN, LAYERS, HEADS, KV_HEADS, 2, CONTEXT)
+    two = whole_pieces[: 4 + 8 + 5 + 8 + 5]  # <unk> and <s>
+    refused("tok.bin: damaged: its first pieces are not", few + whole[28:], two)
     weights.write_bytes(whole)
     import_llama2c(weights, tmp_path / "ours")
     with pytest.raises(ValueError, match="holds step-00000000 already"):
