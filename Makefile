@@ -18,7 +18,7 @@ demo: setup
 	$(VENV)/bin/headrace run quickstart
 
 test: setup lint
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -123,6 +123,9 @@ class Finetuning:
         return {**results, "identity": self._identity}
 
     def _build(self) -> tuple[Network, Adaptation]:
+        for field, why in (("quantization", "integers cannot be trained"), ("adapter", "its adapter is not merged")):
+            if field in describe(self._checkpoint):
+                raise ValueError(f"{self._checkpoint}: {why}; start from the model that it was made of")
         model = load_model(self._checkpoint, self._compute.device)[0]
         _check_finite(model, self._checkpoint)
         if self._config.dropout is not None:

@@ -21,7 +21,8 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 def normalized(text: str, steps: Sequence[str]) -> str:
     """A text in small letters, without punctuation, articles and needless spaces, as far as `steps` say.
 
-    All of them, in this order, are SQuAD's normalisation (Rajpurkar et al. 2016, the published evaluation script).
+    All of them, in this order, are SQuAD's normalisation (Rajpurkar et al. 2016, the published evaluation script), but
+    that the punctuation of all scripts goes and not ASCII's alone.
     """
     if "lower" in steps:
         text = text.lower()
