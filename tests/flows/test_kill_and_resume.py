@@ -1,4 +1,4 @@
-"""kill -9 in every other stage (SIGTERM in one), the same command again: the same bytes as when nobody disturbs."""
+"""kill -9 in every third stage (SIGTERM in one), the same command again: the same bytes as when nobody disturbs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDENTICAL = (
 
 
 # Every stage works by the same mechanism; each kill costs a start of the whole command.
-KILLED = [stage for index, stage in enumerate(STAGES) if index % 2 == 0 or stage in ("train", "evaluate")]
+KILLED = [stage for index, stage in enumerate(STAGES) if index % 3 == 0 or stage in ("train", "evaluate")]
 TERMINATED = "evaluate"
 
 
