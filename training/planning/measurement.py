@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import contextlib
 import time
 from collections.abc import Iterable
@@ -34,6 +35,7 @@ def measure_peak(settings: StepSettings, device: torch.device) -> int:
     kept = [*step.model.parameters(), *step.model.buffers(), *step.optimizer.state_tensors().values(), *rows.values()]
     if step.average is not None:
         kept += step.average.state_tensors().values()
+    gc.collect()  # what is garbage already must not be freed, and counted, in here
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step.take(rows, _unmarked)
     assert profiler.profiler is not None
