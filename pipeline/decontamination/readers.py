@@ -211,7 +211,8 @@ def _json_rows(text: str, records: str | None) -> list[Row]:
 
 
 def _table_rows(text: str, format_: Format, layout: Layout) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_FILE_BYTES))  # the default of 128 KiB is shorter than some passages
+    # The default of 128 KiB is shorter than some passages; the limit is the process's.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_FILE_BYTES))
     quoted = layout.quoted if layout.quoted is not None else format_ == "csv"
     reader = csv.reader(
         io.StringIO(text, newline=""),

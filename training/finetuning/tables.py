@@ -102,8 +102,8 @@ def _table(name: str, text: str, task: TaskConfig) -> Iterator[Row]:
 def _cells(name: str, text: str, task: TaskConfig) -> Iterator[tuple[int, list[str]]]:
     """The cells of each line that is not blank, numbered; more than there are names are left to the reader."""
     if task.format == "csv":
-        # Its cells may hold ends of lines. The limit is the process's own: a cell may be as long as the file, and a quote
-        # that is never closed is told at the file's end (`strict`), whatever the limit is.
+        # Its cells may hold ends of lines. The limit is the process's, not the reader's: a cell may be as long as the
+        # file, and a quote that is never closed is told at the file's end (`strict`).
         csv.field_size_limit(max(csv.field_size_limit(), len(text)))
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
