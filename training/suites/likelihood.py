@@ -92,11 +92,12 @@ class Likelihood:
     def answers(self, requests: Sequence[Request], where: str, tell: Told = lambda done, of: None) -> list[Answer]:
         """The answer to each request.
 
-        A context that is too long loses its beginning. Raises ValueError for a continuation that is longer than the
-        model's context, and for weights that give no finite number; `where` names the task for it.
+        A context that is too long loses its beginning. A continuation that is longer than the model's context is asked
+        for in blocks of half of it, each behind as much as there is room for (lm-evaluation-harness refuses it). Raises
+        ValueError for weights that give no finite number; `where` names the task for it.
         """
-        sequences = [self._sequence(request, where) for request in requests]
-        different = list(dict.fromkeys(sequences))
+        sequences = [self._sequences(request) for request in requests]
+        different = list(dict.fromkeys(one for blocks in sequences for one in blocks))
         found: dict[Asked, Answer] = {}
         for batch, trees in self._batches(different):
             keys = {one: self._cache.key(self.score, one) for one in batch}
@@ -115,25 +116,26 @@ class Likelihood:
                     found[one] = answer
                 self._cache.add((keys[one], list(answer)) for one, answer in zip(batch, computed, strict=True))
             tell(len(found), len(different))
-        return [found[one] for one in sequences]
+        return [_joined([found[one] for one in blocks]) for blocks in sequences]
 
-    def _sequence(self, request: Request, where: str) -> Asked:
-        """The ids that the model sees and predicts, and the first that is asked for."""
+    def _sequences(self, request: Request) -> list[Asked]:
+        """The ids that the model sees and predicts, and the first that is asked for, in blocks where one is too few."""
         length = len(request.continuation)
-        room = self._judged.context_length
         if self.reads_forward:
             # Input and targets: as many tokens and one more.
-            whole = (self._judged.begin_of_text, *request.context, *request.continuation)[-room - 1 :]
+            room = self._judged.context_length
+            whole, seen = (self._judged.begin_of_text, *request.context, *request.continuation), room + 1
         else:
-            room -= self._judged.frame.tokens
-            whole = (*request.context, *request.continuation)[-room:]
-        if length > room:
-            raise ValueError(
-                f"{where}: a continuation of {length} tokens exceeds the model's context of "
-                f"{self._judged.context_length}; leave the task out for this model"
-            )
-        self.cut += len(whole) < len(request.context) + length + self.reads_forward
-        return whole, len(whole) - length
+            seen = room = self._judged.context_length - self._judged.frame.tokens
+            whole = (*request.context, *request.continuation)
+        self.cut += len(whole) > seen
+        block = length if length <= room else max(room // 2, 1)
+        found = []
+        for start in range(len(whole) - length, len(whole), block):
+            end = min(start + block, len(whole))
+            begin = max(end - seen, 0)
+            found.append((whole[begin:end], start - begin))
+        return found
 
     def _batches(self, sequences: list[Asked]) -> Iterator[tuple[list[Asked], list[Tree]]]:
         """Sequences that are computed together, and the trees that they lie in; the same in every run."""
@@ -184,6 +186,16 @@ class Likelihood:
         logs, hits = np.empty(len(wanted), dtype=np.float32), np.empty(len(wanted), dtype=bool)
         logs[order], hits[order] = predicted.log_probabilities.cpu().numpy(), predicted.likeliest.cpu().numpy()
         return _summed(members, logs, hits, len(batch))
+
+
+def _joined(blocks: Sequence[Answer]) -> Answer:
+    """The answer to a continuation that was asked for in blocks."""
+    matched = 0
+    for block in blocks:
+        matched += block.matched
+        if block.matched < block.tokens:
+            break
+    return Answer(sum(one.log_probability for one in blocks), sum(one.tokens for one in blocks), matched)
 
 
 def _summed(members: Sequence[tuple[int, Any]], logs: Any, hits: Any, count: int) -> list[Answer]:

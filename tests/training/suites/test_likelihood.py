@@ -42,8 +42,25 @@ def test_a_long_context_loses_its_beginning(checkpoint: Path):
         logs = model(torch.tensor([[*long[-63:], 5]]))[0, -2:].log_softmax(1)
     assert cut.log_probability == pytest.approx(float(logs[0, 5] + logs[1, 6]), rel=1e-5)
     assert asked.cut == 1
-    with pytest.raises(ValueError, match="a test: a continuation of 65 tokens exceeds the model's context of 64"):
-        asked.answers([Request((), tuple(range(1, 66)))], "a test")
+
+
+def test_a_continuation_longer_than_the_context_is_asked_for_in_blocks(checkpoint: Path):
+    asked = likelihood(checkpoint)
+    context, continuation = (7, 8), tuple(range(1, 81))
+    (answer,) = asked.answers([Request(context, continuation)], "a test")
+    loaded = judged(checkpoint)
+    whole = [loaded.begin_of_text, *context, *continuation]
+    expected = 0.0
+    with torch.inference_mode():
+        # Blocks of 32 of the 80 tokens, each with what stands before it, 65 tokens in all.
+        for start in (3, 35, 67):
+            seen = whole[max(min(start + 32, len(whole)) - 65, 0) : min(start + 32, len(whole))]
+            asked_for = min(32, len(whole) - start)
+            logs = loaded.model(torch.tensor([seen[:-1]]))[0, -asked_for:].log_softmax(1)
+            expected += float(logs.gather(1, torch.tensor(seen[-asked_for:])[:, None]).sum())
+    assert answer.tokens == 80
+    assert answer.log_probability == pytest.approx(expected, rel=1e-5)
+    assert asked.cut == 1
 
 
 def test_what_is_matched_is_what_the_model_would_write(checkpoint: Path):
