@@ -12,6 +12,7 @@ from training.tracking.journal import Point, Position, is_number, points, read_l
 from training.tracking.packaging import size_bytes
 from training.tracking.state import State
 from training.tracking.tracker import BATCH_METRICS, FINGERPRINT, WEIGHTS, Tracker, is_final, versions_of
+from training.tracking.trials import send_trial
 from training.weights import weights_sha256
 
 COPY_LIMIT_BYTES = 1 << 30
@@ -219,6 +220,9 @@ class Delivery:
 
     def _log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         self.tracker.log_table(self._run_id, name, columns, rows)
+
+    def _log_trial(self, **trial: Any) -> str:
+        return send_trial(self.tracker, self._run_id, str(self.state.experiment_id), **trial)
 
     def _log_artifact(self, path: str, folder: str) -> None:
         self.tracker.log_file(self._run_id, Path(path), folder)
