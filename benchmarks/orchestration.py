@@ -1,9 +1,14 @@
 """What orchestration costs: the same stages as plain functions and as Prefect flows, each in a process of its own.
 
     python -m benchmarks.orchestration [--recipe quickstart] [--set train.training.steps=50] [--json FILE]
+    python -m benchmarks.orchestration --trials 100
 
 Both start from an empty workspace. The flow side includes the start of Prefect's temporary server, the tracking in
 MLflow and the report, which the plain side does not have; it is timed with a fresh and with a used Prefect database.
+
+With --trials a study of so many trainings of one step each is timed instead, from the start of its first trial to the
+end of its last: what a trial costs beside its training. The peer is the same training as a process of its own
+(`python -m training train`), which is what each trial would be without a worker.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.rows import Row, parser, show
+from benchmarks.trials import trial_rows
 
 PLAIN = """
 import sys
@@ -40,7 +46,12 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--recipe", default="quickstart")
     arguments.add_argument("--set", action="append", default=[], dest="overrides")
+    arguments.add_argument("--trials", type=int, default=0, help="time a study of so many trials of one step")
     options = arguments.parse_args()
+    if options.trials:
+        rows = trial_rows(options.trials)
+        show(rows, f"Orchestration of {options.trials} trials", options.json)
+        return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "plain.py")

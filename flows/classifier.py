@@ -19,7 +19,7 @@ from pydantic import Field
 from flows.engines import task_runner, without_heartbeat
 from flows.recipe import RECIPES, ExecutionConfig, load_as
 from flows.runner import artifact_key, run_stage
-from flows.tracking import SEND_SECONDS, TrackingPending
+from flows.sending import deliver, sending
 from pipeline.classifiers.config import SIDES, ClassifierConfig
 from pipeline.classifiers.training import (
     SIGNALS_INPUT,
@@ -174,7 +174,7 @@ def track(plan: ClassifierPlan) -> str | None:
     done = plan.refs[_CLASSIFIER].committed()
     model, facts = model_file(done), done.manifest["summary"]
     copied = model.bytes <= COPY_LIMIT_BYTES
-    with Sender(plan.tracking_folder, plan.location) as sender:
+    with sending(Sender(plan.tracking_folder, plan.location)) as sender:
         sender.start_run(
             plan.recipe.experiment,
             plan.recipe.name,
@@ -206,17 +206,7 @@ def track(plan: ClassifierPlan) -> str | None:
                 sender.log_artifact(file.path, "model")
         sender.log_artifact(_write_table(plan, done), "")
         sender.finish()
-        complete = sender.flush(SEND_SECONDS)
-        failures = sender.failures
-        sender.close(0.0)
-    where = f"the classifier is finished: {model.path}"
-    if failures:
-        raise TrackingPending(f"{where}; MLflow at {plan.location.tracking_uri} refused: {failures}")
-    if not complete:
-        raise TrackingPending(
-            f"{where}; but MLflow at {plan.location.tracking_uri} could not be reached: what it lacks is kept in "
-            f"{plan.tracking_folder}, start the same command again to send it"
-        )
+        deliver(sender, f"the classifier is finished: {model.path}")
     return sender.run_id
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import Flow, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows import jobs_tracking, training_progress
@@ -150,46 +150,32 @@ def _siblings(model: JobModel) -> list[str]:
     return [str(folder) for sha256, folder in model.run.checkpoints.items() if sha256 != model.sha256]
 
 
-@flow(name="finetune", flow_run_name="finetune")
-def finetune(
-    recipe: str | dict[str, Any],
-    workspace: str = "workspace",
-    overrides: list[str] | None = None,
-    model: str | None = None,
-    data: str | None = None,
-) -> None:
-    """Adapt a model to tasks, log it to MLflow as a model of its own and register it.
+def _flow_of(kind: Kind, does: str) -> Flow[..., None]:
+    """The flow of a kind of job."""
+
+    def job(
+        recipe: str | dict[str, Any],
+        workspace: str = "workspace",
+        overrides: list[str] | None = None,
+        model: str | None = None,
+        data: str | None = None,
+    ) -> None:
+        _run(kind, recipe, workspace, overrides, model, data)
+
+    job.__name__ = job.__qualname__ = kind.command
+    job.__doc__ = f"""{does}
 
     `recipe` is a name, a YAML file or the plain values; `model` is an address in MLflow, a checkpoint folder or a
     folder of transformers; relative paths of files start from `data`.
     """
-    _run(FINETUNING, recipe, workspace, overrides, model, data)
+    return flow(name=kind.command, flow_run_name=kind.command)(job)
 
 
-@flow(name="suite", flow_run_name="suite")
-def suite(
-    recipe: str | dict[str, Any],
-    workspace: str = "workspace",
-    overrides: list[str] | None = None,
-    model: str | None = None,
-    data: str | None = None,
-) -> None:
-    """Judge a model by task files; the scores hang on that model in MLflow. Parameters as of `finetune`."""
-    _run(SUITES, recipe, workspace, overrides, model, data)
-
-
-@flow(name="compress", flow_run_name="compress")
-def compress(
-    recipe: str | dict[str, Any],
-    workspace: str = "workspace",
-    overrides: list[str] | None = None,
-    model: str | None = None,
-    data: str | None = None,
-) -> None:
-    """Make a model smaller or faster, log it to MLflow as a model of its own and register it. As `finetune`."""
-    _run(COMPRESSION, recipe, workspace, overrides, model, data)
-
-
+finetune = _flow_of(FINETUNING, "Adapt a model to tasks, log it to MLflow as a model of its own and register it.")
+suite = _flow_of(SUITES, "Judge a model by task files; the scores hang on that model in MLflow.")
+compress = _flow_of(
+    COMPRESSION, "Make a model smaller or faster, log it to MLflow as a model of its own and register it."
+)
 FLOWS = {FINETUNING.name: finetune, SUITES.name: suite, COMPRESSION.name: compress}
 
 
@@ -226,10 +212,11 @@ def _run(
             raise
     plan.write_record(state="finished", **made_facts(plan))
     _artifacts(plan)
+    report = None
     if kind is SUITES:
         refresh_scores(plan.workspace)
-        refresh_report(plan.model.run, plan.workspace)
-    jobs_tracking.track(plan)
+        report = refresh_report(plan.model.run, plan.workspace)
+    jobs_tracking.track(plan, report)
 
 
 def _artifacts(plan: JobPlan) -> None:

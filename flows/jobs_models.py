@@ -72,10 +72,7 @@ def find_model(model: str | None, workspace: str) -> JobModel:
 
     Raises ValueError saying what is missing.
     """
-    if model is not None and _is_foreign(Path(model)):
-        folder = _imported(Path(model), Path(workspace))
-    else:
-        folder = find_checkpoint(model, workspace)
+    folder = checkpoint_of(model, workspace)
     description = read_json(str(folder / "config.json"))
     uri = model if model is not None and model.startswith("models:/") else None
     version = registered_version(uri, find_location(workspace).tracking_uri) if uri else {}
@@ -83,6 +80,13 @@ def find_model(model: str | None, workspace: str) -> JobModel:
     run = find_run(workspace, sha256) or find_run(workspace, (description.get("parent") or {}).get("sha256"))
     name = _name(folder, sha256, description, version, run, workspace)
     return JobModel(folder, name, sha256, model_digest(folder, description), description, uri, version, run)
+
+
+def checkpoint_of(model: str | None, workspace: str) -> Path:
+    """The checkpoint folder of what a user names (see `find_model`); raises ValueError saying what is missing."""
+    if model is not None and _is_foreign(Path(model)):
+        return _imported(Path(model), Path(workspace))
+    return find_checkpoint(model, workspace)
 
 
 def model_digest(folder: Path, description: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ class Kind:
 
 
 FINETUNING = Kind("finetuning", "FinetuningConfig", "finetune", 1, makes_model=True)
-SUITES = Kind("suites", "SuiteConfig", "suite", 1, makes_model=False)
+SUITES = Kind("suites", "SuiteConfig", "suite", 2, makes_model=False)
 COMPRESSION = Kind("compression", "CompressionConfig", "compress", 1, makes_model=True)
 KINDS = {kind.name: kind for kind in (FINETUNING, SUITES, COMPRESSION)}
 

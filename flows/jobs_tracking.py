@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from flows.jobs_files import digest
 from flows.jobs_models import WorkspaceRun
 from flows.jobs_recipe import ModelJobRecipe
 from flows.jobs_stage import JOURNAL, work_folder
-from flows.tracking import SEND_SECONDS, PublishHandler, TrackingPending
+from flows.sending import deliver, failing_with, sending
 from pipeline.store import read_json
 from training.tracking import JobSender, Sender, find_location
 from training.weights import weights_sha256
@@ -21,31 +20,35 @@ from training.weights import weights_sha256
 if TYPE_CHECKING:
     from flows.jobs import JobPlan
 
-_CLOSE_SECONDS = 10.0
 _MODEL = "judged"
 
 
 @contextlib.contextmanager
 def following(plan: JobPlan) -> Iterator[None]:
     """Send the job's metrics to MLflow while it runs; a tracker that is down neither stops nor slows it."""
-    with _sender(plan) as sender:
+    with sending(_sender(plan)) as sender:
         _open_run(plan, sender)
-        try:
+        with failing_with(sender):
             yield
-        except BaseException:
-            sender.finish("FAILED")
-            raise
 
 
-def track(plan: JobPlan) -> None:
-    """Tell MLflow all about a finished job.
+def track(plan: JobPlan, report: Path | None = None) -> None:
+    """Tell MLflow all about a finished job; `report` takes the place of the one of the training that made the model.
 
     Raises TrackingPending where MLflow cannot be reached or refuses something.
     """
-    if tracked(plan):
-        return
+    if not _told(plan):
+        _tell(plan)
+    training = _training_sender(plan)
+    if report is not None and training is not None:
+        with sending(training) as sender:
+            sender.log_artifact(report)
+            deliver(sender, f"the job is finished: {plan.ref.path}, and {report} is written anew")
+
+
+def _tell(plan: JobPlan) -> None:
     results = plan.results
-    with _sender(plan) as sender:
+    with sending(_sender(plan)) as sender:
         _open_run(plan, sender)
         _tell_metrics(plan, sender, results)
         for name, table in results["tables"].items():
@@ -55,21 +58,16 @@ def track(plan: JobPlan) -> None:
             sender.log_artifact(file.path, str(folder))
         sender.log_artifact(plan.done.files("results")[0].path)  # the last one: see _END
         sender.finish()
-        complete = sender.flush(SEND_SECONDS)
-        failures = sender.failures
-        sender.close(0.0)
-    where = f"the job is finished: {plan.ref.path}"
-    if failures:
-        raise TrackingPending(f"{where}; MLflow at {plan.location.tracking_uri} refused: {failures}")
-    if not complete:
-        raise TrackingPending(
-            f"{where}; but MLflow at {plan.location.tracking_uri} could not be reached: what it lacks is kept in "
-            f"{plan.tracking_folder}, start the same command again to send it"
-        )
+        deliver(sender, f"the job is finished: {plan.ref.path}")
 
 
 def tracked(plan: JobPlan) -> bool:
     """Whether MLflow has got everything about this job, as far as the files here tell."""
+    training = _training_sender(plan)
+    return _told(plan) and (training is None or training.is_done())
+
+
+def _told(plan: JobPlan) -> bool:
     if not plan.tracking_folder.is_dir():
         return False
     sender = JobSender(plan.tracking_folder, plan.location, _journal(plan))
@@ -165,6 +163,16 @@ def _open_run(plan: JobPlan, sender: JobSender) -> None:
         sender.log_dataset(f"{plan.recipe.name} {plan.kind.name}", content, source, context=plan.kind.name, **sizes)
 
 
+def _training_sender(plan: JobPlan) -> Sender | None:
+    """What tells MLflow of the training whose report shows the job's scores; None where there is no such training."""
+    run = plan.model.run
+    if isinstance(plan.recipe, ModelJobRecipe) or run is None:
+        return None
+    folder = Path(plan.workspace, "tracking", run.refs["train"].fingerprint)
+    journals = run.train.files("metrics")
+    return Sender(folder, plan.location, journals[0].path if journals else None) if folder.is_dir() else None
+
+
 def _logged_model(workspace: str, run: WorkspaceRun | None, sha256: str, step: int) -> str | None:
     """The LoggedModel that a training in the workspace logged a checkpoint as, if it has."""
     if run is None or sha256 not in run.checkpoints:
@@ -176,18 +184,8 @@ def _logged_model(workspace: str, run: WorkspaceRun | None, sha256: str, step: i
     return found
 
 
-@contextlib.contextmanager
-def _sender(plan: JobPlan) -> Iterator[JobSender]:
-    # The sender's own words reach whoever watches the job.
-    handler = PublishHandler()
-    logger = logging.getLogger("training.tracking")
-    logger.addHandler(handler)
-    try:
-        with JobSender(plan.tracking_folder, plan.location, _journal(plan)) as sender:
-            yield sender
-            sender.close(_CLOSE_SECONDS)
-    finally:
-        logger.removeHandler(handler)
+def _sender(plan: JobPlan) -> JobSender:
+    return JobSender(plan.tracking_folder, plan.location, _journal(plan))
 
 
 def _journal(plan: JobPlan) -> Path:

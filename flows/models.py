@@ -95,6 +95,33 @@ def import_command(source: Path, name: str | None, workspace: Path, tokenizer: P
     }
 
 
+def merge_command(model: str, folder: Path, workspace: Path) -> dict[str, Any]:
+    """Write a model whose adapter lies beside its weights as a checkpoint of plain weights.
+
+    Returns what was written. Raises ValueError for a model without an adapter, for a method that has no such weights,
+    and for a folder that is not empty.
+    """
+    from flows.tracking import find_checkpoint
+    from training.adapters.merging import merge_checkpoint
+    from training.checkpoints import describe
+
+    checkpoint = find_checkpoint(model, str(workspace))
+    merged = merge_checkpoint(checkpoint, folder)
+    files = sorted(path for path in merged.iterdir() if path.is_file())
+    return {
+        "checkpoint": str(checkpoint),
+        "folder": str(merged),
+        "method": describe(merged)["merged"]["method"],
+        "files": {path.name: path.stat().st_size for path in files},
+    }
+
+
+def merge_lines(facts: dict[str, Any]) -> list[str]:
+    """What a person wants to read after a merge."""
+    total = sum(facts["files"].values())
+    return [f"{facts['checkpoint']} ({facts['method']}) -> {facts['folder']} ({total / 1e6:,.1f} MB of plain weights)"]
+
+
 def export_lines(facts: dict[str, Any]) -> list[str]:
     """What a person wants to read after an export."""
     total = sum(facts["files"].values())

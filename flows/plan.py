@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 
 from flows.recipe import Recipe, load_recipe
+from flows.reference import REFERENCE, ReferenceConfig, find_reference
 from flows.training_stages import Evaluate, Train
 from pipeline.annotate import Annotate
 from pipeline.classify import Classify
@@ -144,13 +145,29 @@ def make_plan(recipe: str | Mapping[str, Any], workspace: str, overrides: Sequen
             add(Overlaps, loaded.decontaminate, documents)
         add(Decontaminate, loaded.decontaminate, documents, *counted)
     documents = document_input(refs)
-    add(TrainTokenizer, loaded.tokenizer, documents)
-    add(Tokenize, loaded.tokenize, documents, "tokenizer")
+    held_out: dict[str, StageRef] = {}
     marked = ("marks",) if loaded.marks is not None or loaded.train.objective.marks else ()
+    if loaded.reference is None:
+        add(TrainTokenizer, loaded.tokenizer, documents)
+    else:
+        given = loaded.tokenizer if "tokenizer" in loaded.model_fields_set else None
+        reference = find_reference(loaded.reference, store, read_records(root), given)
+        # The very shards are named from here on: the newest run of a recipe may be another one in a minute.
+        found = {
+            "tokenizer": reference.tokenizer.config,
+            "reference": ReferenceConfig(tokens=reference.ref.fingerprint),
+        }
+        loaded = loaded.model_copy(update=found)
+        stages["tokenizer"] = reference.tokenizer
+        refs["tokenizer"] = store.ref("tokenizer", reference.tokenizer.fingerprint())
+        held_out[REFERENCE] = reference.ref
+        if marked:
+            held_out[f"{REFERENCE}_marks"] = reference.marks(loaded.marks or MarksConfig())
+    add(Tokenize, loaded.tokenize, documents, "tokenizer")
     if marked:
         add(Marks, loaded.marks or MarksConfig(), documents, "tokenizer", "tokenize")
-    add(Train, loaded.train, "tokenizer", "tokenize", *marked)
-    add(Evaluate, loaded.evaluate, "tokenize", "train", *marked)
+    add(Train, loaded.priced_train, "tokenizer", "tokenize", *marked, **held_out)
+    add(Evaluate, loaded.evaluate, "tokenize", "train", *marked, **held_out)
     assert [*stages] == [name for name in STAGES if name in stages]
     return Plan(loaded, root, store, stages, refs)
 

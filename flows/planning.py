@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.costs.planned import StageForecast, as_json, cost_rows, forecast_table, forecasts, planned_facts
+from flows.plan import make_plan
 from flows.recipe import Recipe, load_recipe
+from pipeline.costs import Cost, CostSettings, account
+from pipeline.costs.forecast import Forecast
 from training.config import TrainingRun
 from training.events import duration
 from training.planning import DeviceSpec, Plan, find_device, plan
 from training.planning.devices import this_device
 
 
+@dataclass(frozen=True)
+class PlannedCosts:
+    """What a plan costs at which prices, and the stages that a workspace lacks."""
+
+    settings: CostSettings
+    cost: Cost | None
+    stages: tuple[StageForecast, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        told = None if self.cost is None else as_json(self.cost)
+        return {"costs": told, "stages": [stage.to_dict() for stage in self.stages]}
+
+
 def planned_run(recipe: Recipe) -> TrainingRun:
     """The recipe's training without its data: the vocabulary is as large as its tokenizer is to become."""
-    train = recipe.train
+    train = recipe.priced_train
     return TrainingRun(
         data=[],
         vocabulary_size=recipe.tokenizer.vocabulary_size,
@@ -82,10 +101,30 @@ def _measured(run: TrainingRun, spec: DeviceSpec, planned: Plan) -> float:
     return measure_seconds(step_settings(run, spec, planned.devices, planned.device_batch_size), device)
 
 
-def print_plan(console: Console, planned: Plan) -> None:
+def plan_costs(
+    recipe: str, overrides: list[str], planned: Plan, price: float | None, workspace: str | None, here: bool
+) -> PlannedCosts:
+    """What a planned training costs, and in a workspace each stage that it lacks; `here`: planned for this machine.
+
+    Then the training's forecast is kept in the workspace. Raises ValueError as `make_plan` does, OSError where the
+    workspace cannot be written.
+    """
+    loaded = load_recipe(recipe, overrides)
+    settings = loaded.prices if price is None else loaded.prices.model_copy(update={"price_per_device_hour": price})
+    facts = planned_facts(planned, not planned.device.startswith("CPU"), loaded.train.training.threads)
+    cost = account(facts, settings) if facts is not None else None
+    if workspace is None:
+        return PlannedCosts(settings, cost, ())
+    known = Forecast(facts, f"headrace plan, {planned.mfu_source}") if facts is not None else None
+    return PlannedCosts(settings, cost, tuple(forecasts(make_plan(recipe, workspace, overrides), known, here)))
+
+
+def print_plan(console: Console, planned: Plan, costs: PlannedCosts) -> None:
     """Print a plan: size, memory by what it goes to, time and cost, and what to change where it does not fit."""
-    console.print(_facts(planned))
+    console.print(_facts(planned, costs))
     console.print(_memory(planned))
+    if costs.stages:
+        console.print(forecast_table(costs.stages, costs.settings))
     if planned.fits:
         return
     console.print(
@@ -100,7 +139,7 @@ def print_plan(console: Console, planned: Plan) -> None:
         console.print("  No setting here makes it fit: take a smaller model or shorter sequences.", highlight=False)
 
 
-def _facts(planned: Plan) -> Table:
+def _facts(planned: Plan, costs: PlannedCosts) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     parts = ", ".join(f"{name} {_count(size)}" for name, size in planned.parameters_by_part.items() if size)
     count = f"{planned.devices} x " if planned.devices > 1 else ""
@@ -116,9 +155,8 @@ def _facts(planned: Plan) -> Table:
         f"recompute {planned.recompute}, logits {planned.logits}",
         "time": _time(planned),
     }
-    if planned.price_per_device_hour is not None:
-        rows["cost"] = "unknown" if planned.cost is None else f"{planned.cost:,.2f}"
-        rows["cost"] += f" at {planned.price_per_device_hour:g} per device and hour"
+    if costs.cost is not None:
+        rows |= cost_rows(costs.cost, costs.settings)
     for name, value in rows.items():
         table.add_row(f"[dim]{name}[/]", escape(value))
     return table

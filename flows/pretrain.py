@@ -29,7 +29,7 @@ def _run(recipe: RecipeLike, workspace: str, overrides: list[str] | None, names:
     names = tuple(name for name in names if name in plan.stages)
     for name in names:
         run_stage(plan, name)
-    build_catalog(plan.workspace, plan.refs, plan.known)
+    build_catalog(plan.workspace, plan.refs, plan.known, plan.recipe.prices)
     stage_table(plan, names)
     return plan
 

@@ -71,7 +71,7 @@ def run_process(
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            event = _parse_event(line)
+            event = parse_event(line)
             if event is None:
                 tail.append(line)
                 on_line(line.rstrip())
@@ -119,7 +119,8 @@ def end_process(process: subprocess.Popen[str]) -> None:
             continue
 
 
-def _parse_event(line: str) -> dict[str, Any] | None:
+def parse_event(line: str) -> dict[str, Any] | None:
+    """The event that a line of output is, if it is one."""
     if not line.startswith("{"):
         return None
     try:

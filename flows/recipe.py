@@ -5,17 +5,21 @@ Unknown keys, wrong types and impossible combinations fail before any work start
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from flows.reference import ReferenceConfig
 from flows.training_stages import EvaluateConfig, TrainConfig
 from pipeline.annotate import AnnotateConfig
 from pipeline.classify import ClassifyConfig
+from pipeline.costs import CostSettings
 from pipeline.decontamination.config import DecontaminateConfig
 from pipeline.dedup.config import DedupConfig
 from pipeline.filter import FilterConfig
@@ -67,6 +71,11 @@ class Recipe(StageConfig):
     decontaminate: DecontaminateConfig | None = Field(
         None, description="Evaluation sets that the corpus is cleaned of; null: of none."
     )
+    reference: ReferenceConfig | None = Field(
+        None,
+        description="An earlier run whose tokenizer and held-out documents are taken; null: a tokenizer is trained and "
+        "documents are held out here.",
+    )
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig)
     marks: MarksConfig | None = Field(
@@ -76,6 +85,44 @@ class Recipe(StageConfig):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     register_: RegisterConfig = Field(default_factory=RegisterConfig, alias="register")
     execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
+    costs: CostSettings = Field(
+        default_factory=CostSettings, description="What hours and kilowatt-hours come to; nothing of it is identity."
+    )
+
+    @model_validator(mode="after")
+    def _check_mixture(self) -> Recipe:
+        mixture, sources = self.tokenize.mixture, [source.name for source in self.ingest.sources]
+        unknown = sorted(set(mixture) - set(sources))
+        if unknown:
+            raise ValueError(f"tokenize.mixture: there is no source {unknown[0]!r}; sources: {', '.join(sources)}")
+        if mixture and (self.marks is not None or self.train.objective.marks):
+            raise ValueError(
+                "tokenize.mixture: repeats documents, which cannot be marked by words and sentences; leave it out, or "
+                "the section marks and objectives that need it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_prices(self) -> Recipe:
+        ours, own = self.costs.price_per_device_hour, self.train.training.price_per_device_hour
+        if ours is not None and own is not None and ours != own:
+            raise ValueError(
+                f"costs.price_per_device_hour is {ours:g} and train.training.price_per_device_hour {own:g}: give one"
+            )
+        return self
+
+    @property
+    def prices(self) -> CostSettings:
+        """The costs, with the price of a device that the training was given, where it was."""
+        own = self.train.training.price_per_device_hour
+        return self.costs if own is None else self.costs.model_copy(update={"price_per_device_hour": own})
+
+    @property
+    def priced_train(self) -> TrainConfig:
+        """The training, told what a device costs in an hour."""
+        price = self.prices.price_per_device_hour
+        training = dataclasses.replace(self.train.training, price_per_device_hour=price or None)
+        return self.train.model_copy(update={"training": training})
 
     @property
     def model_name(self) -> str:
@@ -107,7 +154,7 @@ M = TypeVar("M", bound=StageConfig)
 def load_as(model: type[M], folder: Path, recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> M:
     """Read a recipe of any kind, as `load_recipe` does; those with names lie in `folder`."""
     if isinstance(recipe, Mapping):
-        where, values = "recipe", dict(recipe)
+        where, values = "recipe", copy.deepcopy(dict(recipe))  # overrides stay out of the caller's
     else:
         path = find_recipe(str(recipe), folder)
         where, values = str(path), _with_base(path, folder)

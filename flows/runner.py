@@ -13,12 +13,14 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.costs.forecast import remember_forecast
 from flows.plan import Plan
 from flows.process import end_running
 from flows.progress import Event, format_quantity, listening, publish
 from pipeline.execution import WorkerDied, available_cores, run_units
 from pipeline.stage import Stage, StageRun, Unit, UnitRecord
 from pipeline.store import Committed, StageRef
+from training.energy import Meter, metered
 
 PROGRESS_SECONDS = 2.0
 
@@ -37,11 +39,13 @@ def run_stage(plan: Plan, name: str) -> Committed:
         return committed
     for parent in stage.inputs.values():
         parent.committed()
-    run = StageRun(stage, plan.store)
     plan.store.prepare(ref)
-    with plan.store.exclusive(ref, lambda message: publish({"stage": name, "line": message})):
+    waiting = plan.store.exclusive(ref, lambda message: publish({"stage": name, "line": message}))
+    with waiting, Meter() as meter:
         if ref.is_committed:
             return ref.committed()
+        remember_forecast(plan.store, stage, ref)
+        run = StageRun(stage, plan.store, lambda: metered(meter))
         pending = run.plan()
         done = len(run.units) - len(pending)
         publish({"stage": name, "state": "started", "done": done, "total": len(run.units)})

@@ -60,4 +60,6 @@ def _cell(row: dict[str, Any] | None, best: bool) -> str:
 
 
 def _lower_is_better(metric: str) -> bool:
-    return metric.endswith(("perplexity", "bits_per_byte", "loss", "brier", "calibration_error"))
+    # Text of the corpus that a model writes on word for word (train/exact_50) is no merit of it.
+    memorized = metric.startswith(("train/", "validation/"))
+    return memorized or metric.endswith(("perplexity", "bits_per_byte", "loss", "brier", "calibration_error"))

@@ -30,10 +30,10 @@ def generate_command(
     Returns the model's folder, prompt and continuation; of beam search also all that it found, best first. Raises
     ValueError for what cannot be loaded, and for a grammar with beams.
     """
-    from flows.tracking import find_checkpoint
+    from flows.jobs_models import checkpoint_of
     from training.generation.stops import until_stop
 
-    folder = find_checkpoint(model, str(workspace))
+    folder = checkpoint_of(model, str(workspace))
     generator = _load(folder, draft, workspace, device)
     facts: dict[str, Any] = {"model": str(folder), "prompt": prompt}
     if settings.beams > 1:
@@ -137,14 +137,22 @@ def load_service(
 
     Raises ValueError for what cannot be loaded.
     """
-    from flows.tracking import find_checkpoint
+    from flows.jobs_models import checkpoint_of
     from training.serving import Service
 
-    folder = find_checkpoint(model, str(workspace))
-    draft_folder = None if draft is None else find_checkpoint(draft, str(workspace))
+    folder = checkpoint_of(model, str(workspace))
+    draft_folder = None if draft is None else checkpoint_of(draft, str(workspace))
     if name is None:
-        name = model.removeprefix("models:/") if model and model.startswith("models:/") else folder.resolve().name
+        name = _called(model, folder)
     return Service.load(folder, name, _device(device), draft_folder, limits)
+
+
+def _called(model: str | None, folder: Path) -> str:
+    """What clients call a model that has no other name."""
+    if model and model.startswith("models:/"):
+        return model.removeprefix("models:/")
+    # A folder of transformers has its own name, and not that of the step that it was imported as.
+    return (folder if model is None else Path(model)).resolve().name
 
 
 def read_grammar(regex: str | None, json_schema: Path | None) -> Grammar | None:
@@ -169,12 +177,12 @@ def printable(text: str) -> str:
 
 
 def _load(folder: Path, draft: str | None, workspace: Path, device: str) -> Generator:
-    from flows.tracking import find_checkpoint
+    from flows.jobs_models import checkpoint_of
     from training.generation import Generator
 
     drafting = None
     if draft is not None:
-        drafting = Generator.load(find_checkpoint(draft, str(workspace)), _device(device))
+        drafting = Generator.load(checkpoint_of(draft, str(workspace)), _device(device))
     return Generator.load(folder, _device(device), drafting)
 
 

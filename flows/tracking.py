@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from flows import contamination
+from flows.costs import told as costs
 from flows.plan import STAGES, Plan, read_records
-from flows.progress import publish
+from flows.sending import deliver, failing_with, sending
 from flows.training_stages import checkpoint_folder
 from pipeline.report.scores import Score, main_scores
 from pipeline.stage import document_input
@@ -19,24 +19,14 @@ from pipeline.store import Committed, StageRef, read_json, write_bytes_atomicall
 from training.continuing import continues_text
 from training.tracking import Location, Sender, find_location, resolve_model
 
-SEND_SECONDS = 120.0
-_CLOSE_SECONDS = 10.0
-
-
-class TrackingPending(RuntimeError):
-    """The run is done, but MLflow could not be reached; everything is kept and the same command sends it later."""
-
 
 @contextlib.contextmanager
 def following(plan: Plan) -> Iterator[None]:
     """Send the training's metrics to MLflow while it runs; a tracker that is down neither stops nor slows it."""
-    with _sender(plan) as sender:
+    with sending(_sender(plan)) as sender:
         _open_run(plan, sender)
-        try:
+        with failing_with(sender):
             yield
-        except BaseException:
-            sender.finish("FAILED")
-            raise
 
 
 def register(plan: Plan, report: Path) -> dict[str, Any]:
@@ -47,28 +37,21 @@ def register(plan: Plan, report: Path) -> dict[str, Any]:
     train, evaluate = plan.refs["train"].committed(), plan.refs["evaluate"].committed()
     results = _results(evaluate)
     best = train.manifest["summary"]["best_step"]
-    with _sender(plan) as sender:
+    with sending(_sender(plan)) as sender:
         _open_run(plan, sender)
         for step in sorted({file.attributes["step"] for file in train.files("checkpoints")}):
             sender.log_checkpoint(_folder_of_step(train, step), step)
         judged = results["checkpoint"]["step"]
         scores = {**results["metrics"], **contamination.metrics(plan)}
         sender.log_metrics(scores, judged, checkpoint_step=judged)
+        sender.log_metrics(costs.metrics(plan), judged)
         sender.log_samples(results["samples"], judged)
         written = [Path(file.path) for file in train.files("samples")]
         for path in (report, Path(evaluate.files("results")[0].path), _write_lineage(plan), *written):
             sender.log_artifact(path)
         sender.register_best(plan.recipe.model_name, best, plan.recipe.register_.alias)
         sender.finish()
-        complete = sender.flush(SEND_SECONDS)
-        failures = sender.failures
-    if failures:
-        raise TrackingPending(f"MLflow at {_location(plan).tracking_uri} refused: {failures}")
-    if not complete:
-        raise TrackingPending(
-            f"the run is finished, but MLflow at {_location(plan).tracking_uri} could not be reached; what it lacks "
-            f"is kept in {_folder(plan)}: start the same command again to send it"
-        )
+        deliver(sender, "the run is finished")
     return summary(plan)
 
 
@@ -114,6 +97,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         "mlflow_run": sender.run_id,
         "mlflow": _location(plan).tracking_uri,
         "report": plan.report_path,
+        "cost": costs.line(plan),
     }
 
 
@@ -160,6 +144,7 @@ def closing_lines(plan: Plan) -> list[str]:
     return [
         f"[bold]{facts['documents_kept']:,}[/] of {facts['documents_read']:,} documents kept, "
         f"[bold]{facts['tokens']:,}[/] tokens, {result_line(facts)}",
+        f"  cost       {facts['cost']}",
         f"  report     {facts['report']}",
         f"  corpus     headrace funnel{option}",
         f"  model      headrace generate 'The river'{option}    ({facts['model']})"
@@ -181,6 +166,7 @@ def summary_markdown(plan: Plan, facts: dict[str, Any]) -> str:
         ("tokens", f"{facts['tokens']:,}"),
         *_score_rows(facts),
         ("model", f"`{facts['model']}` (version {facts['model_version']})"),
+        ("cost", facts["cost"]),
         ("report", f"`{facts['report']}`"),
         ("MLflow run", f"`{facts['mlflow_run']}` at `{facts['mlflow']}`"),
     ]
@@ -240,19 +226,8 @@ def _open_run(plan: Plan, sender: Sender) -> None:
     )
 
 
-@contextlib.contextmanager
-def _sender(plan: Plan) -> Iterator[Sender]:
-    # The sender's own words reach whoever watches the run.
-    handler = PublishHandler()
-    logger = logging.getLogger("training.tracking")
-    logger.addHandler(handler)
-    sender = Sender(_folder(plan), _location(plan), _journal(plan))
-    try:
-        with sender:
-            yield sender
-            sender.close(_CLOSE_SECONDS)
-    finally:
-        logger.removeHandler(handler)
+def _sender(plan: Plan) -> Sender:
+    return Sender(_folder(plan), _location(plan), _journal(plan))
 
 
 def _journal(plan: Plan) -> Path:
@@ -261,14 +236,6 @@ def _journal(plan: Plan) -> Path:
     if train.is_committed:
         return Path(train.committed().files("metrics")[0].path)
     return Path(train.path, "work", "metrics.jsonl")
-
-
-class PublishHandler(logging.Handler):
-    """Hands what the sender has to say to whoever watches the run."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Publish a line."""
-        publish({"stage": "tracking", "line": record.getMessage()})
 
 
 def _write_lineage(plan: Plan) -> Path:

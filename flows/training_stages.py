@@ -14,10 +14,12 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from flows.process import ProcessStopped, run_process, training_command
 from flows.progress import publish
+from flows.reference import REFERENCE
 from pipeline.execution import available_cores
 from pipeline.stage import Stage, StageConfig, StageError, Unit, UnitOutput, UnitRecord
 from pipeline.store import Committed, File, StageRef, is_local
 from pipeline.tokens.marks import marks_of
+from pipeline.tokens.shards import TRAIN, VALIDATION
 from training.config import (
     ModelConfig,
     ObjectiveConfig,
@@ -87,6 +89,7 @@ class Train(Stage[TrainConfig]):
         for execution in TrainingConfig.EXECUTION:
             del training[execution]
         parts = {name: dataclasses.asdict(getattr(self.config, name)) for name in _MODEL_PARTS}
+        parts["model"] = self.config.model.identity()
         for one in (parts["objective"], *parts["objective"]["also"]):
             del one["contrastive"]["examples"]
         return {**parts, "training": training, "initial": self._initial(), "examples": self._examples()}
@@ -105,10 +108,8 @@ class Train(Stage[TrainConfig]):
         run = self.run_config(self.inputs["tokenize"].committed(), work)
         config_path = work / "config.json"
         config_path.write_text(json.dumps(dataclasses.asdict(run), indent=1), encoding="utf-8")
-        arguments = ["train", str(config_path), "--watch-stdin"]
-        command = training_command("training", arguments, self.config.processes, self.config.restarts)
         publish({"stage": self.name, "work": str(work), "total": run.training.steps})
-        self._run(command)
+        self.train(config_path)
         result = json.loads((work / "result.json").read_text(encoding="utf-8"))
         for path in sorted((work / "checkpoints").glob("step-*/*")):
             output.adopt("checkpoints", path, f"{path.parent.name}/{path.name}", step=_step_of(path.parent))
@@ -119,6 +120,11 @@ class Train(Stage[TrainConfig]):
         steps = {"steps": result["step"], "best_step": _step_of(Path(result["best_checkpoint"]))}
         facts = {name: value for name, value in result.items() if name not in ("step", "checkpoint", "best_checkpoint")}
         output.adopt("result", work / "result.json", "result.json", **steps, **facts)
+
+    def train(self, config_path: Path) -> None:
+        """Train what a config file says, to the end."""
+        arguments = ["train", str(config_path), "--watch-stdin"]
+        self._run(training_command("training", arguments, self.config.processes, self.config.restarts))
 
     def _run(self, command: list[str]) -> None:
         """Follow the training process to its end, and start it again where it stopped to go on later."""
@@ -139,7 +145,7 @@ class Train(Stage[TrainConfig]):
         """Return the configuration of the training process over committed token shards."""
         tokenizer = tokens.manifest["summary"]["tokenizer"]
         return TrainingRun(
-            data=token_shards(tokens, self.inputs.get("marks")),
+            data=data_of(tokens, self.inputs),
             vocabulary_size=tokenizer["vocabulary_size"],
             end_of_text=tokenizer["end_of_text_id"],
             special_tokens=special_tokens(tokenizer["special_tokens"]),
@@ -254,7 +260,7 @@ class Evaluate(Stage[EvaluateConfig]):
         train = self.inputs["train"].committed()
         config = {
             "checkpoint": str(checkpoint_folder(train, self.config.checkpoint)),
-            "data": [dataclasses.asdict(shard) for shard in token_shards(tokens, self.inputs.get("marks"))],
+            "data": [dataclasses.asdict(shard) for shard in data_of(tokens, self.inputs)],
             "output": str(output.scratch / "results.json"),
             "threads": available_cores(),
             **self.config.model_dump(mode="json", exclude={"checkpoint"}),
@@ -275,6 +281,17 @@ def token_shard(file: File) -> Shard:
     names = {entry.name for entry in dataclasses.fields(Shard)} - {"path", "sha256"}
     known = {name: value for name, value in file.attributes.items() if name in names and value is not None}
     return Shard(path=file.path, sha256=file.sha256, **known)
+
+
+def data_of(tokens: Committed, inputs: Mapping[str, StageRef]) -> list[Shard]:
+    """Return the shards of a training: of a run with a reference those held out there in the place of its own."""
+    shards = token_shards(tokens, inputs.get("marks"))
+    reference = inputs.get(REFERENCE)
+    if reference is None:
+        return shards
+    held_out = token_shards(reference.committed(), inputs.get(f"{REFERENCE}_marks"))
+    train = [shard for shard in shards if shard.split == TRAIN]
+    return [*train, *(shard for shard in held_out if shard.split == VALIDATION)]
 
 
 def token_shards(tokens: Committed, marks: StageRef | None = None) -> list[Shard]:

@@ -287,11 +287,15 @@ class Stage(ABC, Generic[C]):
 
 
 class StageRun:
-    """A stage on its way to its commit: plan, process the units that are missing, commit."""
+    """A stage on its way to its commit: plan, process the units that are missing, commit.
 
-    def __init__(self, stage: Stage[Any], store: Store) -> None:
+    `meter` tells at the commit what was metered since the run was made, as facts for the record of the execution.
+    """
+
+    def __init__(self, stage: Stage[Any], store: Store, meter: Callable[[], Mapping[str, Any]] | None = None) -> None:
         self.stage = stage
         self.store = store
+        self.meter = meter
         self.ref = store.ref(stage.name, stage.fingerprint())
         self.units: list[Unit] = []
         self.started = time.time()
@@ -345,7 +349,11 @@ class StageRun:
 
     def _execution(self, records: Sequence[UnitRecord]) -> dict[str, Any]:
         executions = [record.execution for record in records]
+        earlier = sum(item["started"] < self.started for item in executions)
+        # What was metered is that of this run alone: a part of the work has no energy of its own.
+        metered = self.meter() if self.meter is not None and not earlier else {}
         return {
+            **metered,
             "started": min([self.started, *(item["started"] for item in executions)]),
             "finished": time.time(),
             "wall_seconds": round(time.time() - self.started, 3),
@@ -353,7 +361,7 @@ class StageRun:
             "cpu_seconds": round(sum(item["cpu_seconds"] for item in executions), 3),
             "peak_memory_bytes": max([peak_memory_bytes(), *(item["peak_memory_bytes"] for item in executions)]),
             "units": len(records),
-            "units_of_earlier_runs": sum(item["started"] < self.started for item in executions),
+            "units_of_earlier_runs": earlier,
             "host": platform.node(),
         }
 

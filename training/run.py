@@ -12,6 +12,7 @@ from typing import Any
 from training import checkpoints, devices, objectives
 from training.callbacks import Callback, journal, samples
 from training.callbacks.checkpointing import Checkpointing, best_of
+from training.callbacks.energy import Energy, meter_of
 from training.callbacks.evaluation import Evaluation
 from training.callbacks.guard import Guard
 from training.callbacks.journal import Journal
@@ -49,7 +50,8 @@ def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda train
         guard = run.training.guard
         stalls = output_dir / ("stalls.log" if world.is_main else f"stalls-{world.rank}.log")
         watchdog = stack.enter_context(Watchdog(guard.stall_minutes, stalls, guard.stall_ends, report))
-        trainer = Trainer(run, world, compute, report, _callbacks(run, world, output_dir), watchdog)
+        energy = Energy(stack.enter_context(meter_of(compute.device, world)))
+        trainer = Trainer(run, world, compute, report, _callbacks(run, world, output_dir, energy), watchdog)
         with watchdog.paused():
             trainer.resume()
         if trainer.step == run.training.steps and result_path.exists():
@@ -59,7 +61,7 @@ def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda train
         if run.training.device_batch_size == "auto" and compute.device.type == "cuda" and world.size == 1:
             trainer.fit_device_batch()
         on_trainer(trainer)
-        planned = _planned_memory(run, world, compute, report) if compute.device.type == "cuda" else None
+        planned = _planned(run, world, compute, report) if compute.device.type == "cuda" else {}
         report(
             "start",
             parameters=trainer.model.parameters_count(),
@@ -71,39 +73,43 @@ def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda train
             threads=compute.threads,
             processes=world.size,
             device_batch_size=trainer.device_batch_size,
-            **({"planned_memory_bytes": planned} if planned else {}),
+            **planned,
         )
         try:
             trainer.fit()
         except Stopped:
             report("stopped", step=trainer.step, steps=run.training.steps)
             raise
-        document = result(trainer) | ({"planned_memory_bytes": planned} if planned else {})
+        document = result(trainer) | energy.facts(trainer) | planned
         if world.is_main:
             write_file(result_path, json.dumps(document, indent=2) + "\n")
         report("finished", **document)
         return document
 
 
-def _planned_memory(run: TrainingRun, world: World, compute: Compute, report: Reporter) -> int | None:
-    """What `headrace plan` says that a device needs, to be seen beside what is measured; a guess must stop no run."""
+def _planned(run: TrainingRun, world: World, compute: Compute, report: Reporter) -> dict[str, Any]:
+    """What `headrace plan` says of memory and time, to be seen beside what is measured; a guess must stop no run."""
     if not world.is_main:
-        return None
+        return {}
     from training.planning import plan
     from training.planning.devices import this_device
 
     try:
         planned = plan(run, this_device("cuda"), world.size)
     except Exception as error:
-        report("warning", message=f"the memory could not be planned: {error!r}")
-        return None
+        report("warning", message=f"memory and time could not be planned: {error!r}")
+        return {}
     if not planned.fits:
         report("warning", message=f"by plan this needs {planned.memory.total:,} bytes, more than the device has")
-    return planned.memory.total
+    facts: dict[str, Any] = {"planned_memory_bytes": planned.memory.total}
+    return facts if planned.hours is None else facts | {"planned_seconds": round(3600 * planned.hours, 3)}
 
 
-def _callbacks(run: TrainingRun, world: World, output_dir: Path) -> list[Callback]:
-    """In their order: what measures, what judges that, what writes the journal, and only then the checkpoint."""
+def _callbacks(run: TrainingRun, world: World, output_dir: Path, energy: Energy) -> list[Callback]:
+    """In their order: what measures, what judges that, what writes the journal, and only then the checkpoint.
+
+    `energy` stands behind all that computes, so that it counts that, too.
+    """
     training = run.training
     windows = training.evaluation_batches * training.batch_size
     form = objectives.build(run.objective, setting_of(run)).form(run.sequence_length)
@@ -115,6 +121,7 @@ def _callbacks(run: TrainingRun, world: World, output_dir: Path) -> list[Callbac
         Statistics(),
         Evaluation(validation),
         Samples(output_dir / samples.FILE_NAME),
+        energy,
         *([Journal(output_dir / journal.FILE_NAME), Progress()] if world.is_main else []),
         Checkpointing(output_dir / "checkpoints"),
     ]

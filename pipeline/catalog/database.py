@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from pipeline.catalog.costs import COMMENT as COSTS_COMMENT
+from pipeline.catalog.costs import COSTS, costs_sql
 from pipeline.catalog.relations import identifier
 from pipeline.catalog.scores import COMMENT as SCORES_COMMENT
 from pipeline.catalog.scores import scores_sql
+from pipeline.catalog.trials import COMMENT as TRIALS_COMMENT
+from pipeline.catalog.trials import trials_sql
+from pipeline.costs import CostSettings
 from pipeline.sql import quoted
 from pipeline.store import Committed, StageRef, write_bytes_atomically
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 CATALOG = "corpus.duckdb"
-SCORES = "scores"
+LOCK = ".catalog.lock"
+SCORES, TRIALS = "scores", "trials"
 STORAGE_VERSION = "v1.0.0"  # any DuckDB of version 1 or later opens it
 
 
@@ -25,26 +36,62 @@ class CatalogError(ValueError):
     """The catalog cannot answer; the message says why and what to do."""
 
 
-def build(workspace: Path | str, stages: Mapping[str, StageRef | Committed], known: StageRef | None = None) -> Path:
+def build(
+    workspace: Path | str,
+    stages: Mapping[str, StageRef | Committed],
+    known: StageRef | None = None,
+    costs: CostSettings | None = None,
+) -> Path:
     """Write `<workspace>/corpus.duckdb`, views over the files that the stages of a run have committed, and return it.
 
     `stages` are those of the run in their order; what a stage that is not committed yet would show is empty. `known` is
-    the `duplicates` stage of the run that this one was compared with. The file takes the place of the old one in one
-    step: who has that one open keeps it, and nobody waits. It holds no data, and absolute paths: build it again where
-    the workspace has moved.
+    the `duplicates` stage of the run that this one was compared with, `costs` the prices of its recipe. The file takes
+    the place of the old one in one step: who has that one open keeps it, and nobody waits. It holds no data, and
+    absolute paths: build it again where the workspace has moved.
     """
     from pipeline.catalog.views import Run, views  # brings the kernels of the stages, which a query does not need
 
-    shown = [*views(Run(stages, known)), (SCORES, SCORES_COMMENT, scores_sql(str(workspace)))]
-    return _write(Path(workspace, CATALOG), shown)
+    shown = [*views(Run(stages, known)), (COSTS, COSTS_COMMENT, costs_sql(stages, costs or CostSettings()))]
+    with _alone(workspace) as path:
+        return _write(path, [*shown, _scores(workspace), _trials(workspace)])
 
 
 def refresh_scores(workspace: Path | str) -> Path:
     """Let the catalog's view `scores` show all that was judged in the workspace by now; the other views stay."""
-    path = Path(workspace, CATALOG)
-    if not path.is_file():
+    return _refresh(workspace, _scores)
+
+
+def refresh_trials(workspace: Path | str) -> Path:
+    """Let the catalog's view `trials` show the trials of all studies of the workspace; the other views stay."""
+    return _refresh(workspace, _trials)
+
+
+def _scores(workspace: Path | str) -> tuple[str, str, str]:
+    return SCORES, SCORES_COMMENT, scores_sql(str(workspace))
+
+
+def _trials(workspace: Path | str) -> tuple[str, str, str]:
+    return TRIALS, TRIALS_COMMENT, trials_sql(str(workspace))
+
+
+def _refresh(workspace: Path | str, view: Callable[[Path | str], tuple[str, str, str]]) -> Path:
+    """Replace one view in the catalog that is there by then."""
+    if not Path(workspace, CATALOG).is_file():
         return build(workspace, {})
-    return _write(path, [(SCORES, SCORES_COMMENT, scores_sql(str(workspace)))], path.read_bytes())
+    with _alone(workspace) as path:
+        # Only now: what was committed while this one waited is part of it.
+        return _write(path, [view(workspace)], path.read_bytes())
+
+
+@contextmanager
+def _alone(workspace: Path | str) -> Iterator[Path]:
+    """Hold the catalog's file against others that would change it: of two that read it, one's views would be lost."""
+    path = Path(workspace, CATALOG)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(LOCK), "a") as stream:
+        if fcntl is not None:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield path
 
 
 def _write(path: Path, shown: Iterable[tuple[str, str, str]], content: bytes | None = None) -> Path:

@@ -41,7 +41,7 @@ def columns_of(schema: pa.Schema) -> dict[str, str]:
 
 def parquet(files: Iterable[File], columns: Mapping[str, str]) -> str:
     """Return a query over Parquet files, the empty ones left out; without any, one with these columns and no rows."""
-    paths = [_exact(file.path) for file in files if file.rows]
+    paths = [exact(file.path) for file in files if file.rows]
     if not paths:
         return values([], columns)
     return f"SELECT * FROM read_parquet([{', '.join(quoted(path) for path in paths)}])"
@@ -57,6 +57,6 @@ def values(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str
     return f"SELECT {casts} FROM (VALUES {body}) AS t({names})" + ("" if rows else " WHERE false")
 
 
-def _exact(path: str) -> str:
-    """Escape what read_parquet would take for a pattern."""
+def exact(path: str) -> str:
+    """Return a path with escapes for what read_parquet would take for a pattern."""
     return re.sub(r"([\[*?])", r"[\1]", path)

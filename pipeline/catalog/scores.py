@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import fsspec
@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.catalog.relations import columns_of, literal, parquet, values
 from pipeline.store import Committed, Store, read_json
 
-SUITES = "suites"
+SUITES, MEMORIZATION = "suites", "memorization"
 SCORES_SCHEMA = pa.schema(
     [
         ("weights_sha256", pa.string()),
@@ -69,11 +69,11 @@ def scores_sql(workspace: str) -> str:
 def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The scores of a judging as rows of SCORES_SCHEMA, from its results.json; of further checkpoints the same metrics.
 
-    A score over a group of tasks stands under the group's name.
+    A score over a group of tasks stands under the group's name, what was found of memorised text under MEMORIZATION.
     """
     tables = results["tables"]
     groups = [row | {"task": row["group"], "main": True} for row in _rows(tables.get("groups"))]
-    first = [*_rows(tables["tasks"]), *groups]
+    first = [*_rows(tables["tasks"]), *groups, *_memorized(tables.get(MEMORIZATION))]
     judged_first = results["checkpoint"]["sha256"]
     rows = []
     for one in [results, *results.get("checkpoints", [])]:
@@ -88,6 +88,15 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             elif name in metrics:
                 rows.append(row | known | {"value": metrics[name], "standard_error": metrics.get(f"{name}_error")})
     return [{name: row.get(name) for name in SCORES_SCHEMA.names} for row in rows]
+
+
+def _memorized(table: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The rows of the probe: models are compared by the share of stretches that they write on word for word."""
+    for row in _rows(table):
+        for name in ("exact", "matched_tokens", "longest_match"):
+            metric = f"{row['split']}/{name}_{row['prefix_tokens']}"
+            facts = {"task": MEMORIZATION, "metric": metric, "main": name == "exact"}
+            yield facts | {"value": float(row[name]), "items": row["samples"]}
 
 
 def _rows(table: Mapping[str, Any] | None) -> list[dict[str, Any]]:

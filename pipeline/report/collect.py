@@ -80,14 +80,14 @@ def _model(train: Committed | None, evaluate: Committed | None) -> ModelFacts:
 
 
 def _suites(train: Committed | None, suites: Sequence[Committed]) -> list[TaskScore]:
-    """The main scores of the checkpoints that the training wrote."""
+    """The main scores of the checkpoints that the training wrote, and all perplexities."""
     files = [] if train is None else train.files("checkpoints")
     own = {file.sha256: file.attributes["step"] for file in files if file.path.endswith("/model.safetensors")}
     found = []
     for committed in suites:
         for row in (row for file in committed.files("scores") for row in file.table().to_pylist()):
             step = own.get(row["weights_sha256"])
-            if step is not None and row["main"]:
+            if step is not None and (row["main"] or row["metric"].endswith("perplexity")):
                 facts = {name: row[name] for name in ("task", "metric", "value", "standard_error", "baseline", "items")}
                 found.append(TaskScore(step=step, contamination=row["contamination"] or "", **facts))
     return found

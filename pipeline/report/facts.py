@@ -259,7 +259,8 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """What a checkpoint of the run reached on a task of a suite, by the metric that models are compared by."""
+    """What a checkpoint of the run reached on a task of a suite: by a metric that models are compared by, or in
+    perplexity."""
 
     task: str
     metric: str

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.costs import total
+from pipeline.costs.telling import sentence
+from pipeline.report.costs import run_costs
 from pipeline.report.facts import Amount, Curve, Facts
 from pipeline.report.formats import count, decimal, duration, enumeration, percent, rule_name, short_count, size, words
 from pipeline.report.markup import Child, Markup, el
@@ -250,9 +253,6 @@ def _vocabulary(facts: Facts) -> Any:
 
 
 def _cost(facts: Facts) -> str:
-    """Energy and price stand there only where a stage or the training reported them."""
-    given = [stage.execution for stage in facts.stages.values()] + [facts.model.result]
-    energy = sum(item.get("energy_watt_hours") or 0 for item in given)
-    price = sum(item.get("price") or 0 for item in given)
-    parts = [f"{decimal(energy, 1)} Wh" if energy else "", f"price {decimal(price, 2)}" if price else ""]
-    return ", ".join(part for part in parts if part) or "CPU time of all processes"
+    """Energy, carbon and money of the finished stages."""
+    stages, settings = run_costs(facts)
+    return sentence(total(stage.cost for stage in stages), settings) if stages else ""

@@ -50,7 +50,7 @@ def page(facts: Facts) -> str:
             el("footer", el("p", _description(facts))),
         ]
     )
-    return _document(facts.title, body)
+    return document(facts.title, body)
 
 
 def _description(facts: Facts) -> str:
@@ -58,8 +58,11 @@ def _description(facts: Facts) -> str:
     return f"{told} This page holds everything it shows and asks nothing of a network.".strip()
 
 
-def _document(title: str, body: Markup) -> str:
-    """Fill the template. The body goes in last: nothing that it holds is taken for a mark of the template."""
+def document(title: str, body: Markup) -> str:
+    """Return the whole HTML document: the template, filled.
+
+    The body goes in last: nothing that it holds is taken for a mark of the template.
+    """
     template, style, script = (
         resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
         for name in ("page.html", "style.css", "script.js")

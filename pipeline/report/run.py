@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from pipeline.report.charts import timeline
+from pipeline.report.costs import costs_table
 from pipeline.report.facts import Facts, StageFacts
 from pipeline.report.formats import DASH, count, duration, size
 from pipeline.report.headline import totals
@@ -18,7 +19,7 @@ MOST_FILES = 60
 
 
 def cost_section(facts: Facts) -> Markup:
-    """Return each stage's time, processor time, memory, units and bytes."""
+    """Return each stage's time, processor time, memory, units and bytes, and what that came to."""
     note = (
         "Stages follow each other; the bars lie on the time of the whole run. Work that an earlier run had finished "
         "is not counted twice."
@@ -41,9 +42,9 @@ def cost_section(facts: Facts) -> Markup:
     ]
     sums = totals(facts)
     foot = f"In all {duration(sums.seconds)}, {duration(sums.cpu_seconds)} of processor time."
-    return section(
-        "cost", "Time and cost", note, table(columns, rows, caption=foot) if rows else absent("No stage is known.")
-    )
+    if not rows:
+        return section("cost", "Time and cost", note, absent("No stage is known."))
+    return section("cost", "Time and cost", note, table(columns, rows, caption=foot), costs_table(facts))
 
 
 def _stage_row(stage: StageFacts, start: float, whole: float) -> list[Child]:

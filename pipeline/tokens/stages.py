@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import fsspec
 import numpy as np
@@ -17,6 +17,7 @@ from pydantic import Field
 from pipeline.stage import Stage, StageConfig, Unit, UnitOutput, UnitRecord, document_input
 from pipeline.store import Committed, File, StageRef
 from pipeline.tokens.encoding import Encoded, EncoderName, Loaded, check_encoding, load_encoder
+from pipeline.tokens.mixture import RULE, copies, draws
 from pipeline.tokens.sample import candidates, quotas, sampled_texts, taken_bytes, with_language
 from pipeline.tokens.shards import (
     INDEX_SCHEMA,
@@ -146,6 +147,11 @@ class TokenizeConfig(StageConfig):
         description="Documents of each unit whose ids are compared with those of Hugging Face tokenizers; a difference "
         "fails the run.",
     )
+    mixture: dict[str, Annotated[float, Field(ge=0.0, le=100.0)]] = Field(
+        default_factory=dict,
+        description="How often the training documents of a source are read, 1 where it is not named: 2 is twice, 0.5 "
+        "half of them, drawn by hash of the document id. Held-out documents stay as they are.",
+    )
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,8 @@ class Tokenize(Stage[TokenizeConfig]):
 
     def identity(self) -> dict[str, Any]:
         """Return what the shards depend on: not which encoder makes the ids, nor how many are checked."""
-        return self.config.model_dump(mode="json", include={"unit_bytes", "dtype"})
+        mixture = {"mixture"} if self.config.mixture else set()
+        return self.config.model_dump(mode="json", include={"unit_bytes", "dtype"} | mixture)
 
     def units(self) -> list[Unit]:
         """Group consecutive document shards up to `unit_bytes`; a larger one is a unit of its own."""
@@ -207,7 +214,7 @@ class Tokenize(Stage[TokenizeConfig]):
             logger.warning("encoding with tokenizers, some ten times slower: %s", loaded.fallback_reason)
             facts["encoder_fallback"] = loaded.fallback_reason
 
-        train: list[Part] = []
+        train: list[list[Part]] = [[]]  # by how often a document came before
         held_out: list[Part] = []
         first = 0
         for batch in _batches(files):
@@ -216,20 +223,44 @@ class Tokenize(Stage[TokenizeConfig]):
                 verify_batch(loaded, batch, encoded, np.arange(-first % stride, batch.num_rows, stride))
             whole = Part(close_documents(encoded, tokenizer.end_of_text_id, dtype), _described(batch))
             is_held_out = split_of(batch["id"], tokenizer.validation_fraction, tokenizer.split_seed)
-            train.append(select(whole, ~is_held_out))
+            drawn = draws(batch["id"])
+            times = np.where(is_held_out, 0, copies(drawn, batch["source"], self.config.mixture))
+            train.extend([] for _ in range(len(train), int(times.max(initial=1))))
+            for number, parts in enumerate(train):
+                parts.append(select(whole, times > number))
             held_out.append(select(whole, is_held_out))
-            text_bytes = pc.sum(whole.rows["text_bytes"]).as_py() or 0
-            output.count(read=batch.num_rows, kept=batch.num_rows, bytes_in=text_bytes, bytes_out=text_bytes)
+            self._count(output, whole.rows, drawn, is_held_out | (times > 0))
             first += batch.num_rows
 
         index = [INDEX_SCHEMA.empty_table()]
-        if any(part.rows.num_rows for part in train):
-            index.append(write_shard(output, 0, train, TRAIN, source=None, language=None, **facts))
+        # A document that comes again stands behind all others, so that no window reads it twice in a row.
+        trained = [part for parts in train for part in parts]
+        if any(part.rows.num_rows for part in trained):
+            index.append(write_shard(output, 0, trained, TRAIN, source=None, language=None, **facts))
         for (source, language), part in by_stratum(held_out):
             number = len(index) - 1
             index.append(write_shard(output, number, [part], VALIDATION, source=source, language=language, **facts))
         output.write("index", pa.concat_tables(index))
         output.count(tokens=sum(pc.sum(table["tokens"]).as_py() or 0 for table in index))
+
+    def _count(self, output: UnitOutput, rows: pa.Table, drawn: NDArray[np.float64], stays: NDArray[np.bool_]) -> None:
+        """Count documents, and say of each that the mixture leaves out what it drew against its source's weight."""
+        sizes = rows["text_bytes"].to_numpy()
+        kept, gone = int(stays.sum()), rows.filter(pa.array(~stays))
+        output.ledger(
+            {
+                "id": row["id"],
+                "source": row["source"],
+                "action": "dropped",
+                "rule": RULE,
+                "value": float(value),
+                "threshold": self.config.mixture[row["source"]],
+                "bytes": row["text_bytes"],
+            }
+            for row, value in zip(gone.to_pylist(), drawn[~stays], strict=True)
+        )
+        output.count(read=len(stays), kept=kept, dropped=len(stays) - kept)
+        output.count(bytes_in=int(sizes.sum()), bytes_out=int(sizes[stays].sum()))
 
     def summary(self, records: Sequence[UnitRecord]) -> dict[str, Any]:
         """Return the tokenizer by digest and the tokens by split, source and language."""

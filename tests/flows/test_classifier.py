@@ -19,7 +19,7 @@ from pipeline.store import file_sha256
 from tests.pipeline.classifiers.corpora import values, write_topics
 
 _RUN = (
-    "import sys; from flows.classifier import train_classifier; from flows.tracking import TrackingPending\n"
+    "import sys; from flows.classifier import train_classifier; from flows.sending import TrackingPending\n"
     "try: train_classifier(*sys.argv[1:])\n"
     "except TrackingPending as error: print(error); sys.exit(3)\n"
 )

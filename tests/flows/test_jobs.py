@@ -254,3 +254,16 @@ def test_what_the_process_refuses_is_said_in_its_words(workspace: Path) -> None:
     assert isinstance(raised.value, ValueError)  # exit code 2 of the command line
     assert "dev.tsv" in str(raised.value) or "train.tsv" in str(raised.value)
     assert not plan.ref.is_committed
+
+
+def test_the_flows_are_found_by_their_entry_points() -> None:
+    """As a worker of Prefect finds them, with the parameters that a deployment gives."""
+    from prefect.flows import load_flow_from_entrypoint
+
+    for kind in KINDS.values():
+        found = load_flow_from_entrypoint(f"flows/jobs.py:{kind.command}")
+        assert found.name == kind.command
+        assert list(found.parameters.properties) == ["recipe", "workspace", "overrides", "model", "data"]
+        assert found.parameters.required == ["recipe"]
+        assert found.description is not None
+        assert "`recipe` is a name" in found.description

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from flows import jobs_tracking
+from flows import jobs_tracking, sending
 from flows.jobs import JobPlan
-from flows.tracking import TrackingPending, find_checkpoint
+from flows.jobs_report import refresh_report
+from flows.sending import TrackingPending
+from flows.tracking import find_checkpoint
 from tests.flows.job_workspace import STEPS, make_workspace, write_data
 from tests.flows.test_jobs import carry_out, plan_of
-from training.tracking import find_location
+from training.tracking import Sender, find_location
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +122,55 @@ def test_a_tracker_that_is_down_loses_nothing(
     plan = plan_of(root, "suites")
     assert plan.ref.is_committed
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr(jobs_tracking, "SEND_SECONDS", 1.0)
+    monkeypatch.setattr(sending, "SEND_SECONDS", 1.0)
     with pytest.raises(TrackingPending, match="the job is finished: .*start the same command again"):
         jobs_tracking.track(plan)
     assert not jobs_tracking.tracked(plan)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setattr(jobs_tracking, "SEND_SECONDS", 120.0)
+    monkeypatch.setattr(sending, "SEND_SECONDS", 120.0)
     jobs_tracking.track(plan)
     assert jobs_tracking.tracked(plan)
     lines = (plan.tracking_folder / "outbox.jsonl").read_text().splitlines()
     assert {json.loads(line)["kind"] for line in lines} >= {"start_run", "log_used_model", "log_table", "finish"}
+
+
+def test_the_report_of_the_training_is_replaced_in_the_tracker(workspace: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    untold = shutil.ignore_patterns("tracking", "mlflow.db", "mlruns")
+    root = Path(shutil.copytree(workspace, tmp_path / "other", ignore=untold))
+    plan = plan_of(root, "suites")
+    run = plan.model.run
+    assert run is not None
+    report = root / "reports" / "tiny-0123.html"
+    report.parent.mkdir()
+    report.write_text("before the model was judged")
+    folder = root / "tracking" / run.refs["train"].fingerprint
+    with Sender(folder, find_location(str(root), {})) as training:
+        run_id = training.start_run("headrace", "tiny", {}, fingerprint=run.refs["train"].fingerprint)
+        training.log_artifact(report)
+        training.finish()
+        assert training.flush()
+    assert run_id is not None
+    client = MlflowClient(find_location(str(root), {}).tracking_uri)
+
+    def stored() -> str:
+        return Path(client.download_artifacts(run_id, report.name, str(tmp_path))).read_text()
+
+    assert stored() == "before the model was judged"
+    refreshed = refresh_report(run, str(root))
+    assert refreshed == report
+    jobs_tracking.track(plan, refreshed)
+    assert 'id="suites"' in stored()
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert jobs_tracking.tracked(plan)
+    report.write_text("written again, while the tracker is down")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        patch.setattr(sending, "SEND_SECONDS", 1.0)
+        with pytest.raises(TrackingPending):
+            jobs_tracking.track(plan, report)
+    assert not jobs_tracking.tracked(plan)  # the same command sends it later
+    jobs_tracking.track(plan, report)
+    assert stored() == "written again, while the tracker is down"
+    assert jobs_tracking.tracked(plan)

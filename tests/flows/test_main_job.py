@@ -106,6 +106,31 @@ def test_mlflow_holds_the_run_its_dataset_metrics_checkpoints_and_the_model(fini
     assert any(name.endswith(".html") for name in names)
 
 
+def test_costs_are_in_the_catalog_in_mlflow_and_foreseen_for_what_is_to_be_done_again(
+    finished: Path, tiny_recipe: Path
+):
+    from mlflow import MlflowClient
+
+    from flows.costs.planned import forecasts
+    from flows.plan import make_plan
+
+    rows = query(finished, "FROM costs").to_pylist()
+    assert [row["stage"] for row in rows] == list(STAGES)
+    assert all(row["seconds"] > 0 and row["kilowatt_hours"] > 0 and row["forecast_seconds"] is None for row in rows)
+    assert [row["stage"] for row in rows if row["device_hours"]] == ["train"]
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished / 'mlflow.db'}")
+    (experiment,) = [item for item in client.search_experiments() if item.name == "headrace"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    metrics = run.data.metrics
+    assert metrics["cost/kilowatt_hours"] == pytest.approx(sum(row["kilowatt_hours"] for row in rows))
+    assert metrics["cost/train/carbon_grams"] == pytest.approx(481 * rows[-2]["kilowatt_hours"])
+    assert "cost/money" not in metrics  # the recipe names no price
+    plan = make_plan(str(tiny_recipe), str(finished), ["filter.gopher_quality.minimum_words=60"])
+    foreseen = forecasts(plan, None, keep=False)
+    assert [stage.name for stage in foreseen] == plan.missing
+    assert all(stage.cost is not None and stage.cost.kilowatt_hours > 0 for stage in foreseen)
+
+
 def test_the_registered_model_loads_back_and_generates(finished: Path, prefect_environment: dict[str, str]):
     # In a process of its own: MLflow's tracking URI is global.
     script = "import mlflow; print(mlflow.pyfunc.load_model('models:/tiny@best').predict(['The river'])[0])"

@@ -13,6 +13,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
+from flows.serving import load_service
+from tests.training.adapters.test_merging import tuned
 from tests.training.huggingface.encoders import encoder_checkpoint
 from tests.training.huggingface.test_parity_bert import OURS as BERT
 from tests.training.models.test_llama2c import write_tokenizer, write_weights
@@ -200,3 +202,31 @@ def test_what_cannot_be_done_is_said(checkpoint: Path, tmp_path: Path) -> None:
         assert message in result.stderr
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "imported").exists()
+
+
+def test_an_adapter_becomes_plain_weights(tmp_path: Path) -> None:
+    source = tuned(tmp_path, "lora", targets=["all"])
+    facts = answer("merge", source, tmp_path / "plain")
+    assert (facts["method"], facts["folder"]) == ("lora", str(tmp_path / "plain"))
+    assert facts["files"]["model.safetensors"] == (tmp_path / "plain" / "model.safetensors").stat().st_size
+    again = headrace("merge", tmp_path / "plain", tmp_path / "more")
+    assert (again.exit_code, "its weights are plain already" in again.stderr) == (2, True)
+
+
+def test_a_folder_of_transformers_writes_and_is_imported_once(checkpoint: Path, tmp_path: Path) -> None:
+    answer("export", checkpoint, tmp_path / "theirs")
+    ours = answer("generate", "The man", "--model", checkpoint, "--seed", 4)
+    asked = ("generate", "The man", "--model", tmp_path / "theirs", "--seed", 4, "--workspace", tmp_path / "work")
+    theirs = answer(*asked)
+    assert theirs["continuation"] == ours["continuation"] != ""
+    made = Path(theirs["model"])
+    assert made.is_relative_to(tmp_path / "work" / "imported")
+    before = (made / "model.safetensors").stat().st_mtime_ns
+    answer(*asked, "--draft", tmp_path / "theirs")
+    assert (made / "model.safetensors").stat().st_mtime_ns == before
+    service = load_service(str(tmp_path / "theirs"), tmp_path / "work")
+    assert service.name == "theirs"
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    wrong = headrace("generate", "The man", "--model", plain)
+    assert (wrong.exit_code, "is no checkpoint folder" in wrong.stderr) == (2, True)

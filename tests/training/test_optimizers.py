@@ -255,8 +255,8 @@ def test_weight_decay_spares_vectors_and_embeddings_on_request(name: str, decay_
         assert float(parameter.detach().mean()) == pytest.approx(expected), path
 
 
-@pytest.mark.parametrize(("name", "scaled"), [("adamw", True), ("lion", True), ("sgd", False)])
-def test_mup_lowers_the_rate_of_the_blocks_matrices_and_not_their_decay(name: str, scaled: bool) -> None:
+@pytest.mark.parametrize(("name", "of_matrices", "of_others"), [("adamw", 0.25, 1), ("lion", 0.25, 1), ("sgd", 1, 4)])
+def test_mup_scales_rates_and_not_what_decays(name: str, of_matrices: float, of_others: float) -> None:
     shape = ModelConfig(
         layers=1, heads=2, width=16, context_length=8, initialization="mup", mup_base_width=4, bias="all"
     )
@@ -271,7 +271,7 @@ def test_mup_lowers_the_rate_of_the_blocks_matrices_and_not_their_decay(name: st
         optimizer.step(1.0)
         for path, parameter in model.named_parameters():
             matrix = path.startswith("blocks.") and parameter.ndim == 2
-            step = 0.1 * (0.25 if matrix and scaled else 1.0)
+            step = 0.1 * (of_matrices if matrix else of_others)
             expected = 1 - step if gradient else (0.95 if parameter.ndim == 2 else 1.0)
             assert float(parameter.detach().mean()) == pytest.approx(expected, rel=1e-5), path
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from training.callbacks.energy import METERED
 from training.callbacks.training_metrics import CLOCKED
 from training.config import ModelConfig, OptimizerConfig, ScheduleConfig, Shard, TrainingConfig, TrainingRun, to_dict
 
@@ -110,7 +111,7 @@ def journal(run: TrainingRun) -> list[dict[str, Any]]:
 def losses(run: TrainingRun) -> list[tuple[int, dict[str, float]]]:
     """What the journal says of each step, without the clock."""
     return [
-        (line["step"], {key: value for key, value in line["metrics"].items() if key not in CLOCKED})
+        (line["step"], {key: value for key, value in line["metrics"].items() if key not in CLOCKED | METERED})
         for line in journal(run)
     ]
 

@@ -7,6 +7,7 @@
     bottleneck.py   Houlsby adapters
     prefix.py       prefix tuning
     adaptation.py   Adaptation: what all methods have in common
+    merging.py      a checkpoint with a saved adapter as one of plain weights
 
 A model keeps its class and the names of its weights; what is inserted has further names.
 """

@@ -37,8 +37,8 @@ class PrefixedAttention(Attention):
     """Of the last pass; one list for all layers of a model, filled by the first of them."""
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
-        """What each position gathers (B, T, D) from the prefix and from those that it sees."""
-        widened = self._widened(context, x_BTD)
+        """What each position that is asked for gathers (B, T, D) from the prefix and from those that it sees."""
+        widened = self._widened(context, x_BTD)._replace(queries=context.queries)
         q_BHTK, k_BGTK, v_BGTK = self.projections(x_BTD, widened)
         if context.cache is not None:
             k_BGTK, v_BGTK = context.cache.extend(context.layer, k_BGTK, v_BGTK)

@@ -109,7 +109,7 @@ class Checkpointing(Callback):
             raise CheckpointError(
                 f"{error or 'the main process could not write the checkpoint'}. "
                 "Then start the same command again: it goes on from the checkpoint before"
-            )
+            ) from error
 
 
 def prune(folder: Path, keep: int, keep_every: int | None = None) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.chat import bounds
 from training.chat.default import DEFAULT_TEMPLATE
 
+_REFUSALS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 Message = Mapping[str, Any]
 """`role` (system, user, assistant, ...) and `content`, both strings."""
-LONGEST_TEXT = 1 << 24
-"""Characters that a template may write, and the largest number and text that it may come to by multiplying."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ChatTemplate:
                 eos_token=self.end_of_text,
                 **extra,
             )
-        except (TemplateError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        except (*_REFUSALS, TemplateError) as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from None
 
 
@@ -127,11 +127,10 @@ class Compiled:
 
     def _text(self, values: Mapping[str, Any]) -> str:
         pieces, length = [], 0
-        for piece in self._template.generate(**values):
-            length += len(piece)
-            if length > LONGEST_TEXT:
-                raise OverflowError(f"its text is over {LONGEST_TEXT:,} characters")
-            pieces.append(piece)
+        with bounds.metered():
+            for piece in self._template.generate(**values):
+                length = bounds.fitting(length + len(piece))
+                pieces.append(piece)
         return "".join(pieces)
 
 
@@ -146,6 +145,8 @@ def compile_template(source: str) -> Compiled:
         return Compiled(_environment().from_string(source), _tags(source))
     except TemplateSyntaxError as error:
         raise ValueError(f"the chat template is not valid, line {error.lineno}: {error.message}") from None
+    except (RecursionError, MemoryError, SyntaxError) as error:  # of Python's own compiler
+        raise ValueError(f"the chat template is not valid: its parts are nested too deeply: {error}") from None
 
 
 def _tags(source: str) -> set[str]:
@@ -165,7 +166,7 @@ def _environment() -> Any:
     """Jinja as transformers sets it up for chat templates: the same whitespace, filters and functions.
 
     The sandbox lets a template reach no attribute that Python uses inside, call nothing unsafe and change no value
-    given to it, so that the template of a model from elsewhere can do nothing but write text.
+    given to it, so that the template of a model from elsewhere can do nothing but write text; how much, `bounds` says.
     """
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError, TemplateError
@@ -196,17 +197,22 @@ def _environment() -> Any:
             super().__setitem__(name, value)
 
     class Sandbox(ImmutableSandboxedEnvironment):
-        """With bounds on what `*` and `**` make of little."""
+        """With bounds on what a template makes."""
 
-        intercepted_binops = frozenset(["*", "**"])
+        intercepted_binops = frozenset(["*", "**", "%"])
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            """Compute a product or a power where it stays small."""
-            sizes = [len(one) if hasattr(one, "__len__") else abs(one) for one in (left, right)]
-            small = sizes[0] * sizes[1] <= LONGEST_TEXT if operator == "*" else sizes[0] <= 1e4 and sizes[1] <= 16
-            if not small:
-                raise SecurityError(f"{operator} makes too much of its operands")
+            """Compute a product, a power or a formatted text where it stays small."""
+            bounds.check_operation(operator, left, right)
             return super().call_binop(context, operator, left, right)
+
+        def call(__self, __context: Any, __function: Any, *arguments: Any, **options: Any) -> Any:
+            """Call what is safe and makes not too much."""
+            bounds.check_call(__function, arguments, options)
+            return super().call(__context, __function, *arguments, **options)
+
+        def _parse(self, source: str, name: str | None, filename: str | None) -> Any:
+            return bounds.bounded_tree(super()._parse(source, name, filename))
 
     def refuse(message: str) -> None:
         raise TemplateError(str(message))
@@ -214,13 +220,17 @@ def _environment() -> Any:
     def now(pattern: str) -> str:
         from datetime import datetime
 
-        return datetime.now().strftime(pattern)
+        return datetime.now().strftime(pattern[:1000])
 
     def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = to_json
+    # Nothing is computed while a template is compiled, where nobody counts.
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], optimized=False)
+    known = {name: filter for name, filter in environment.filters.items() if name in bounds.FILTERS}
+    known["tojson"] = to_json
+    environment.filters = {name: bounds.bounded_filter(name, filter) for name, filter in known.items()}
+    environment.filters |= bounds.counting_filters()
     for name in ("lipsum", "cycler", "joiner", "dict"):
         environment.globals.pop(name)
     environment.globals |= {"raise_exception": refuse, "strftime_now": now, "namespace": Names}

@@ -43,6 +43,8 @@ def check_cut(config: ModelConfig, layers: bool = False, heads: bool = False, ch
         raise ValueError(f"model.layer_groups {config.layer_groups}: layers that share weights in groups stay")
     if layers and config.window is not None and config.global_every:
         raise ValueError("model.global_every: without a layer, others would get its window, or lose theirs")
+    if layers and config.mup_base_layers is not None:
+        raise ValueError("model.mup_base_layers: what blocks add is scaled by their number, which stays")
     if heads and config.positions == "alibi":
         raise ValueError("model.positions alibi: the slope of a head depends on its place, so that none can be removed")
     if channels and config.initialization == "mup":

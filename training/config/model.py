@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -139,7 +140,17 @@ class ModelConfig:
     """Named scheme of `training/models/initialization.py`."""
     mup_base_width: int = 256
     """With the initialisation `mup`: the width at which the learning rates were tuned. Adam's rate for a matrix of the
-    blocks, and what the head reads, are multiplied by this over the width (Yang et al. 2022, table 8)."""
+    blocks, and what the head reads, are multiplied by this over the width (Yang et al. 2022, table 8); all rules are
+    those of `training/mup.py`."""
+    mup_base_layers: int | None = None
+    """With `mup`: the layers at which the learning rates were tuned; what blocks add to the stream is scaled by the
+    depth relative to them. By default depth scales nothing."""
+    mup_depth_exponent: float = 1.0
+    """With mup_base_layers: what a block adds is divided by (layers / mup_base_layers) to this power: 1 (CompleteP, Dey
+    et al. 2025) or 0.5 (Yang et al. 2023)."""
+    mup_base_head_width: int | None = None
+    """With `mup`: the width of a head at which the learning rates were tuned; scores are divided by the width of a head
+    over this one's root (Yang et al. 2022, definition 4.1). By default by the root of the width: keep it, then."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "width", "context_length", "mup_base_width"):
@@ -194,11 +205,39 @@ class ModelConfig:
         within("attention_dropout", self.attention_dropout, 0.0, 0.99)
         positive("rope_theta", self.rope_theta)
         positive("norm_epsilon", self.norm_epsilon)
+        self._check_mup()
+
+    def _check_mup(self) -> None:
+        """Refuse `mup` where its rules are not those of the model."""
+        within("mup_depth_exponent", self.mup_depth_exponent, 0.5, 1.0)
+        for name in ("mup_base_layers", "mup_base_head_width"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            at_least(name, value, 1)
+            if self.initialization != "mup":
+                raise ValueError(f"{name} needs initialization: mup, got {self.initialization}")
+        if self.initialization != "mup":
+            return
+        for name, allowed in (("architecture", "transformer"), ("head", "linear"), ("pooler", False)):
+            value = getattr(self, name)
+            if value != allowed:
+                raise ValueError(f"initialization: mup needs {name}: {str(allowed).lower()}, got {str(value).lower()}")
+        if self.mup_base_layers is not None and self.norm_position == "post":
+            raise ValueError("mup_base_layers needs norm_position: pre; after a norm, what a block adds has one size")
 
     @staticmethod
     def expand(value: Any) -> Any:
         """Replace the name of a preset by its fields."""
         return expand_preset(value)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights, by the name of the field: without what only `mup` reads where it is another."""
+        values = dataclasses.asdict(self)
+        if self.initialization != "mup":
+            for name in ("mup_base_layers", "mup_depth_exponent", "mup_base_head_width"):
+                del values[name]
+        return values
 
     @property
     def hidden_width(self) -> int:

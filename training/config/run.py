@@ -280,7 +280,9 @@ class TrainingRun:
             "training.ema_decay": training.ema_decay,
         }
         for name in ("model", "objective", "optimizer", "schedule"):
-            parts |= {f"{name}.{key}": value for key, value in dataclasses.asdict(getattr(self, name)).items()}
+            section = getattr(self, name)
+            values = section.identity() if name == "model" else dataclasses.asdict(section)
+            parts |= {f"{name}.{key}": value for key, value in values.items()}
         for contrastive in (parts["objective.contrastive"], *(one["contrastive"] for one in parts["objective.also"])):
             del contrastive["examples"]  # a place; the digest stands above
         return parts

@@ -5,15 +5,13 @@ N examples, C classes.
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.evaluation.answers import normalized, overlap, words
 from training.evaluation.similarity import spearman
 
 Ints = NDArray[np.int64]
@@ -112,29 +110,12 @@ def entity_scores(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[s
     }
 
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalized_answer(text: str) -> str:
-    """Lower case without punctuation, articles and spare spaces, as SQuAD's published script compares answers."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
 def answer_scores(predicted: Sequence[str], right: Sequence[Sequence[str]]) -> dict[str, float]:
     """exact_match and answer_f1 in [0, 1]: of each question the best over its answers (Rajpurkar et al. 2016, section
     6.1); a question without answers is right where the prediction is empty (2018)."""
-    exact, overlap = [], []
+    exact, common = [], []
     for text, answers in zip(predicted, right, strict=True):
-        wanted = [answer for answer in answers if normalized_answer(answer)] or [""]
-        exact.append(max(float(normalized_answer(text) == normalized_answer(answer)) for answer in wanted))
-        overlap.append(max(_overlap(text, answer) for answer in wanted))
-    return {"exact_match": float(np.mean(exact)), "answer_f1": float(np.mean(overlap))}
-
-
-def _overlap(text: str, answer: str) -> float:
-    ours, theirs = normalized_answer(text).split(), normalized_answer(answer).split()
-    if not ours or not theirs:
-        return float(ours == theirs)
-    common = sum((Counter(ours) & Counter(theirs)).values())
-    return 2.0 * common / (len(ours) + len(theirs))
+        mine, wanted = normalized(text), [one for one in map(normalized, answers) if one] or [""]
+        exact.append(float(mine in wanted))
+        common.append(max(overlap(words(mine), words(one)) for one in wanted))
+    return {"exact_match": float(np.mean(exact)), "answer_f1": float(np.mean(common))}

@@ -66,15 +66,16 @@ class Network(nn.Module):
         """Sequences on the device."""
         return self.reader.batch(sequences, self.compute.device)
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """The last layer (B, T, D)."""
+    def hidden(self, batch: Batch, read: int | None = None) -> Tensor:
+        """The last layer (B, T, D), or that of the first `read` tokens."""
         with self.compute.autocast():
-            return hidden_states(self.model, batch)
+            return hidden_states(self.model, batch, read)
 
     def of_sequences(self, name: str, sequences: Sequence[Encoded]) -> Tensor:
         """A task's outputs (B, C) for whole sequences."""
         batch = self.batch(sequences)
-        vectors_BD = pooled(self.hidden(batch), batch, self.pooling)
+        # Where only first tokens are read, the last block computes no others.
+        vectors_BD = pooled(self.hidden(batch, 1 if self.pooling == "first" else None), batch, self.pooling)
         if self._pools:
             with self.compute.autocast():
                 vectors_BD = self.model.pooled(vectors_BD)

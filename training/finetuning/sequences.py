@@ -18,6 +18,7 @@ from training.checkpoints import describe
 from training.config import ModelConfig, SpecialTokens, from_dict
 from training.evaluation.batching import padded
 from training.generation import begin_of_text_id, end_of_text_id, load_tokenizer
+from training.models.transformer import Transformer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -149,14 +150,18 @@ class Reader:
         return Batch(ids_BT, documents_BT, segments_BT, lengths_B)
 
 
-def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """The last layer (B, T, D) of whatever reads text: the trunk, the discriminator, or the encoder."""
+def hidden_states(model: Any, batch: Batch, read: int | None = None) -> Tensor:
+    """The last layer (B, T, D) of whatever reads text: the trunk, the discriminator, or the encoder.
+
+    `read`: that of the first so many tokens alone; a plain Transformer then computes no others in its last block.
+    """
     if hasattr(model, "encoded"):
         encoded_BTD: Tensor = model.encoded(batch.ids_BT, batch.documents_BT)
-        return encoded_BTD
+        return encoded_BTD[:, :read]
     trunk = getattr(model, "discriminator", model)
-    hidden_BTD: Tensor = trunk.hidden(batch.ids_BT, batch.documents_BT, segments_BT=batch.segments_BT)
-    return hidden_BTD
+    asked = {"read": read} if isinstance(trunk, Transformer) else {}
+    hidden_BTD: Tensor = trunk.hidden(batch.ids_BT, batch.documents_BT, segments_BT=batch.segments_BT, **asked)
+    return hidden_BTD[:, :read]
 
 
 def pooled(hidden_BTD: Tensor, batch: Batch, pooling: Pooling) -> Tensor:

@@ -209,7 +209,7 @@ class Generator:
             return []
         if settings.max_new_tokens == 0:
             return [[Hypothesis([], 0.0, False)] for _ in prompts]
-        sequences = self._sequences(prompts, settings.max_new_tokens)
+        sequences = self.sequences(prompts, settings.max_new_tokens)
         ends = {self.end_of_text, *settings.stop_tokens}
         if settings.beams > 1:
             return beams.search(sequences, settings, ends, self._completes(settings))
@@ -222,9 +222,9 @@ class Generator:
         if not settings.max_new_tokens:
             return
         random = torch.Generator().manual_seed(settings.seed)
-        sequences = self._sequences([prompt], settings.max_new_tokens)
+        sequences = self.sequences([prompt], settings.max_new_tokens)
         if self.draft is not None and constraint is None:
-            proposing = self.draft._sequences([prompt], settings.max_new_tokens)
+            proposing = self.draft.sequences([prompt], settings.max_new_tokens)
             context_length = min(self.model.config.context_length, self.draft.model.config.context_length)
             yield from speculate(sequences, proposing, settings, random, context_length)
             return
@@ -286,7 +286,7 @@ class Generator:
             return tokens
         return [choose(row_V, settings, random) for row_V, random in zip(logits_BV.cpu(), randoms, strict=True)]
 
-    def _sequences(self, prompts: Sequence[Sequence[int]], room: int) -> Sequences:
+    def sequences(self, prompts: Sequence[Sequence[int]], room: int) -> Sequences:
         """The rows that the model goes on from; raises ValueError for an unknown id, and warns of a long prompt."""
         unknown = [token for prompt in prompts for token in prompt if not 0 <= token < self.model.vocabulary_size]
         if unknown:

@@ -147,6 +147,18 @@ class Sequences:
         if self._cache is not None:
             self._cache.select(rows)
 
+    def joined(self, other: Sequences) -> Sequences:
+        """The rows of both, these before, of one decoder-only model that keeps keys; neither is used any more."""
+        mine, theirs = self._reader, other._reader
+        assert isinstance(mine, Trunk)
+        assert isinstance(theirs, Trunk)
+        assert self._cache is not None
+        assert other._cache is not None
+        reader = Trunk(mine.model, [*mine.given, *theirs.given], mine.prefix)
+        both = Sequences(reader, [*self.ids, *other.ids], 0)
+        both._cache = self._cache.joined(other._cache)
+        return both
+
     def _read_new(self, long: set[int], last: int) -> Tensor:
         """The stream (B, last, D) at the last tokens of all rows but the long ones, after a pass over the new."""
         cache = self._cache

@@ -73,6 +73,8 @@ class Context(NamedTuple):
     cache: KeyValueCache | None = None
     """Where the layer keeps its keys and values, and finds those of the tokens before."""
     layer: int = 0
+    queries: int | None = None
+    """Only the first so many tokens are asked for: what a layer gathers is theirs alone. None: all are."""
 
 
 def choose_route(device: torch.device, tokens: int, head_width: int, plain: bool, dropout: float) -> Route:
@@ -114,8 +116,12 @@ def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, context: Context, dro
     """softmax(q k' / sqrt(K) + bias) v, of shape (B, H, T, K); each of G key heads serves H / G query heads in a row.
 
     `dropout` is the share of attention weights that is dropped. With a cache the keys and values are kept in it, and on
-    the route `read` joined by those of the tokens before.
+    the route `read` joined by those of the tokens before. Where the context asks for some queries alone, T is theirs.
     """
+    if context.queries is not None:
+        q_BHTK = q_BHTK[:, :, : context.queries]
+        if context.bias is not None:
+            context = context._replace(bias=context.bias[..., : context.queries, :])
     if context.cache is not None:
         k_BGTK, v_BGTK = context.cache.extend(context.layer, k_BGTK, v_BGTK)
     if context.route == "read":

@@ -110,6 +110,21 @@ class KeyValueCache:
         if self._ids_BS is not None:
             self._ids_BS = self._ids_BS[torch.tensor(rows, device=self._ids_BS.device)]
 
+    def joined(self, other: KeyValueCache) -> KeyValueCache:
+        """A cache of the rows of both, these before, as large as the larger one; decoders that cross are not joined."""
+        both = KeyValueCache(len(self.lengths) + len(other.lengths), max(self.capacity, other.capacity))
+        both.lengths = [*self.lengths, *other.lengths]
+        for memory, mine, theirs in (
+            (both._keys, self._keys, other._keys),
+            (both._values, self._values, other._values),
+        ):
+            for layer, mine_BGSK in mine.items():
+                memory[layer] = _stacked([mine_BGSK, theirs[layer]], [self.end(0), other.end(0)], both.capacity, 2)
+        if self._ids_BS is not None and other._ids_BS is not None:
+            used = [self.end(0) + 1, other.end(0) + 1]
+            both._ids_BS = _stacked([self._ids_BS, other._ids_BS], used, both.capacity + 1, 1)
+        return both
+
     def _write(self, whole_BGSK: Tensor, new_BGTK: Tensor) -> None:
         tokens = new_BGTK.shape[2]
         if self.start is not None:
@@ -132,6 +147,18 @@ class KeyValueCache:
         if whole_BGSK.shape == shape:
             spare.append(whole_BGSK)
         return result
+
+
+def _stacked(parts: Sequence[Tensor], used: Sequence[int], slots: int, dim: int) -> Tensor:
+    """Tensors one under the other along dimension 0, with as many slots in dimension `dim`, of which some are used."""
+    shape = list(parts[0].shape)
+    shape[0], shape[dim] = sum(len(part) for part in parts), slots
+    whole = parts[0].new_zeros(shape)
+    start = 0
+    for part, length in zip(parts, used, strict=True):
+        whole.narrow(0, start, len(part)).narrow(dim, 0, length).copy_(part.narrow(dim, 0, length))
+        start += len(part)
+    return whole
 
 
 def reading_bias(

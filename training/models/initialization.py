@@ -62,7 +62,7 @@ def mup(matrix: Matrix) -> float:
     """Variance 1 / fan-in in the blocks; embeddings and head do not depend on the width (Yang et al. 2022, table 8).
 
     What the head reads is multiplied by mup_base_width / width, so that at the base width its logits have variance 1.
-    The width of a head is to be kept, and heads to be added, as the model widens: attention divides by sqrt(K).
+    What else is multiplied, and learning rates: `training/mup.py`.
     """
     base = matrix.mup_base_width**-0.5
     deviation = matrix.fan_in**-0.5

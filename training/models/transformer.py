@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training import mup
 from training.config import ModelConfig
 from training.models.attention import Context, Pattern, attend, attention_weights, choose_route, prepare
 from training.models.cache import KeyValueCache, reading_bias
@@ -87,8 +88,11 @@ class Transformer(nn.Module):
         prefix_BT: Tensor | None = None,
         causal: bool | None = None,
         cache: KeyValueCache | None = None,
+        read: int | None = None,
     ) -> Tensor:
         """The residual stream (B, T, D) as the heads read it: normalised, and scaled with the initialisation mup.
+
+        `read`: that of the first so many tokens alone, which are all that the last block computes.
 
         `documents_BT` (B, T) int says which document of its window each token belongs to: it sees no other one, and
         learned positions begin anew in each. `segments_BT` (B, T) int: token types, by default 0. `prefix_BT` (B, T)
@@ -113,8 +117,12 @@ class Transformer(nn.Module):
             context = everywhere if self.sees_everything(layer) else windowed
             if cache is not None:
                 context = context._replace(cache=cache, layer=layer)
+            if layer == config.layers - 1 and context.blocks is None:  # blocks of FlexAttention are of all queries
+                context = context._replace(queries=read)
             policy = self._recompute if layer % self._recompute_every == 0 else "none"
             x_BTD = self.blocks[layer * config.blocks // config.layers](x_BTD, context, policy)
+        if read is not None:
+            x_BTD = x_BTD[:, :read]
         if self.norm is not None:
             x_BTD = self.norm(x_BTD)
         return x_BTD * self.output_multiplier if self.output_multiplier != 1 else x_BTD
@@ -185,7 +193,7 @@ class Transformer(nn.Module):
     @property
     def output_multiplier(self) -> float:
         """Factor on what the head reads: mup_base_width / width with the initialisation mup, else 1."""
-        return self.config.mup_base_width / self.config.width if self.config.initialization == "mup" else 1.0
+        return mup.output(self.config)
 
     def set_recompute(self, policy: Recompute, every: int = 1) -> None:
         """Choose which activations of every n-th layer are computed again in the backward pass (`recompute.py`)."""
@@ -348,6 +356,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.post = config.norm_position == "post"
+        self.multiplier = mup.branch(config)
         self.attention_norm = make_norm(config)
         self.attention = Attention(config)
         self.mlp_norm = make_norm(config)
@@ -362,13 +371,17 @@ class Block(nn.Module):
         return recomputed(run, x_BTD, recompute if torch.is_grad_enabled() else "none", random)
 
     def _run(self, x_BTD: Tensor, context: Context) -> Tensor:
+        asked_BTD = x_BTD if context.queries is None else x_BTD[:, : context.queries]
         if self.post:
-            x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, context)))
+            x_BTD = self.attention_norm(asked_BTD + self.dropout(self.attention(x_BTD, context)))
             x_BTD = self.mlp_norm(x_BTD + self.dropout(self.mlp(x_BTD)))
         else:
-            x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), context))
-            x_BTD = x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
+            x_BTD = self._added(asked_BTD, self.dropout(self.attention(self.attention_norm(x_BTD), context)))
+            x_BTD = self._added(x_BTD, self.dropout(self.mlp(self.mlp_norm(x_BTD))))
         return x_BTD
+
+    def _added(self, x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
+        return x_BTD + y_BTD if self.multiplier == 1 else torch.add(x_BTD, y_BTD, alpha=self.multiplier)
 
 
 class Attention(nn.Module):
@@ -382,13 +395,14 @@ class Attention(nn.Module):
         self.parts = [heads * self.head_width for heads in (self.heads, self.key_value_heads, self.key_value_heads)]
         self.qkv = nn.Linear(config.width, sum(self.parts), bias=config.bias != "none")
         self.output = nn.Linear(self.parts[0], config.width, bias=config.bias == "all")
+        self.query_multiplier = mup.query(config)
         self.normalizes = config.qk_norm != "none"
         gains = config.qk_norm == "gains"
         self.query_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if gains else None
         self.key_norm = nn.RMSNorm(self.head_width, eps=config.norm_epsilon) if gains else None
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
-        """What each position gathers (B, T, D) from those that it sees."""
+        """What each position that is asked for gathers (B, T, D) from those that it sees."""
         q_BHTK, k_BGTK, v_BGTK = self.projections(x_BTD, context)
         y_BHTK = attend(q_BHTK, k_BGTK, v_BGTK, context, self.dropout if self.training else 0.0)
         y_BTD: Tensor = self.output(y_BHTK.transpose(1, 2).flatten(2))
@@ -412,6 +426,8 @@ class Attention(nn.Module):
         if context.cos_TK is not None and context.sin_TK is not None:
             q_BHTK = rotate(q_BHTK, context.cos_TK, context.sin_TK)
             k_BGTK = rotate(k_BGTK, context.cos_TK, context.sin_TK)
+        if self.query_multiplier != 1:
+            q_BHTK = q_BHTK * self.query_multiplier
         return q_BHTK, k_BGTK, v_BGTK
 
     def _normalized(self, x_BHTK: Tensor, norm: nn.Module | None) -> Tensor:

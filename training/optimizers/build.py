@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from training import mup
 from training.config import ModelConfig, OptimizerConfig
 from training.models import Model
 from training.optimizers.adamw import AdamW
@@ -38,16 +41,10 @@ def build(
         groups: dict[tuple[int, ...], list[Tensor]] = {}
         for name, matrix in matrices.items():
             groups.setdefault(stacked.get(name, ()), []).append(matrix)
-        parts.append(
-            Muon(
-                [{"params": params, "split": split} for split, params in groups.items()],
-                config.muon_learning_rate,
-                config.momentum,
-                config.weight_decay,
-                dtype,
-                compiled,
-            )
-        )
+        scale = mup.scale(model.config, "muon", of_block=True, matrix=True)
+        rate, decay = config.muon_learning_rate * scale.rate, config.weight_decay * scale.decay
+        settings = [{"params": params, "split": split} for split, params in groups.items()]
+        parts.append(Muon(settings, rate, config.momentum, decay, dtype, compiled))
     if parameters:
         rows = {parameters[name]: split for name, split in stacked_rows(model).items() if name in parameters}
         parts.append(_elementwise(config, parameters, model.config, rows))
@@ -74,24 +71,27 @@ def _elementwise(
     shape: ModelConfig,
     stacked: dict[Tensor, tuple[int, ...]],
 ) -> Part:
-    """One optimiser for all these parameters, with a group for each pair of learning rate and decay.
+    """One optimiser for all these parameters, with a group for each triple of learning rate, decay and epsilon.
 
-    With mup the rate of a block's matrix, but for SGD, falls as the model grows wider than the base (Yang et al. 2022,
-    table 8). Its decay rises as much, so that weights shrink alike at every width.
+    With `mup` they depend on the size of the model (`training/mup.py`).
     """
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    method = "adamw" if config.name == "muon" else config.name
+    groups: dict[tuple[float, float, float], list[Tensor]] = {}
     for name, parameter in parameters.items():
-        scaled = shape.initialization == "mup" and config.name != "sgd" and _of_a_block(name, parameter)
-        scale = shape.mup_base_width / shape.width if scaled else 1.0
-        decay = config.weight_decay if _decays(name, parameter, config) else 0.0
-        groups.setdefault((config.learning_rate * scale, decay / scale), []).append(parameter)
-    settings = [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
-    if config.name == "sgd":
+        scale = mup.scale(shape, method, "blocks." in name, parameter.ndim == 2)
+        decay = config.weight_decay * scale.decay if _decays(name, parameter, config) else 0.0
+        key = (config.learning_rate * scale.rate, decay, config.epsilon * scale.epsilon)
+        groups.setdefault(key, []).append(parameter)
+    settings: list[dict[str, Any]] = [
+        {"params": params, "lr": rate, "weight_decay": decay, "eps": epsilon}
+        for (rate, decay, epsilon), params in groups.items()
+    ]
+    if method == "sgd":
         return SGD(settings, config.learning_rate, config.momentum, config.weight_decay)
     betas = (config.beta1, config.beta2)
-    if config.name == "lion":
+    if method == "lion":
         return Lion(settings, config.learning_rate, betas, config.weight_decay)
-    if config.name == "lamb":
+    if method == "lamb":
         return Lamb(settings, config.learning_rate, betas, config.epsilon, config.weight_decay, stacked)
     return AdamW(settings, config.learning_rate, betas, config.epsilon, config.weight_decay)
 

@@ -8,7 +8,7 @@ Shape suffixes: V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from training.generation import Generator
 from training.generation.drawing import next_token
-from training.generation.sequences import Sequences, Trunk, keeps_keys
+from training.generation.sequences import Sequences, keeps_keys
 from training.generation.stops import StopWatch
-from training.models.cache import KeyValueCache
 from training.serving.writing import Job
 
 
@@ -59,7 +58,7 @@ class Rows:
         random = torch.Generator().manual_seed(settings.seed)
         ends = {generator.end_of_text, *settings.stop_tokens}
         watch = StopWatch(generator.tokenizer, settings.stop) if settings.stop else None
-        sequences = generator._sequences([job.prompt], settings.max_new_tokens)
+        sequences = generator.sequences([job.prompt], settings.max_new_tokens)
         ids = list(sequences.ids[0])
         logits_1V = sequences.logits()[:, -1]
         row = _Row(sequences, -1)
@@ -92,7 +91,7 @@ class Rows:
         """Read the newest token of every text at once."""
         for row in self._rows:
             if row.sequences is not None:
-                self._together = row.sequences if self._together is None else joined(self._together, row.sequences)
+                self._together = row.sequences if self._together is None else self._together.joined(row.sequences)
                 row.sequences = None
         if self._together is None:
             return
@@ -118,43 +117,3 @@ class Rows:
                 self._together.select(left)
             else:
                 self._together = None
-
-
-def joined(first: Sequences, second: Sequences) -> Sequences:
-    """The rows of both, those of the first before; neither is used any more."""
-    one, other = first._reader, second._reader
-    assert isinstance(one, Trunk)
-    assert isinstance(other, Trunk)
-    assert first._cache is not None
-    assert second._cache is not None
-    reader = Trunk(one.model, [*one.given, *other.given], one.prefix)
-    both = Sequences(reader, [*first.ids, *second.ids], 0)
-    both._cache = _joined_caches(first._cache, second._cache)
-    return both
-
-
-def _joined_caches(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
-    both = KeyValueCache(len(first.lengths) + len(second.lengths), max(first.capacity, second.capacity))
-    both.lengths = [*first.lengths, *second.lengths]
-    for memory, one, other in (
-        (both._keys, first._keys, second._keys),
-        (both._values, first._values, second._values),
-    ):
-        for layer, one_BGSK in one.items():
-            memory[layer] = _stacked([one_BGSK, other[layer]], [first.end(0), second.end(0)], both.capacity, 2)
-    if first._ids_BS is not None and second._ids_BS is not None:
-        used = [first.end(0) + 1, second.end(0) + 1]
-        both._ids_BS = _stacked([first._ids_BS, second._ids_BS], used, both.capacity + 1, 1)
-    return both
-
-
-def _stacked(parts: Sequence[Tensor], used: Sequence[int], slots: int, dim: int) -> Tensor:
-    """Tensors one under the other along dimension 0, with as many slots in dimension `dim`, of which some are used."""
-    shape = list(parts[0].shape)
-    shape[0], shape[dim] = sum(len(part) for part in parts), slots
-    whole = parts[0].new_zeros(shape)
-    start = 0
-    for part, length in zip(parts, used, strict=True):
-        whole.narrow(0, start, len(part)).narrow(dim, 0, length).copy_(part.narrow(dim, 0, length))
-        start += len(part)
-    return whole

@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import re
-import string
-import unicodedata
-from collections import Counter
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from training.evaluation.answers import UNSPACED, normalized, overlap, words
 from training.suites.statistics import bootstrap_error, bootstrap_error_of
 
-_UNSPACED = ("zh", "ja", "th", "lo", "km", "my")
 _CORPUS_RESAMPLES = 100
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-def normalized(text: str, steps: Sequence[str]) -> str:
-    """A text in small letters, without punctuation, articles and needless spaces, as far as `steps` say.
-
-    All of them, in this order, are SQuAD's normalisation (Rajpurkar et al. 2016, the published evaluation script), but
-    that the punctuation of all scripts goes and not ASCII's alone.
-    """
-    if "lower" in steps:
-        text = text.lower()
-    if "punctuation" in steps:
-        text = "".join(
-            char for char in text if char not in string.punctuation and not unicodedata.category(char).startswith("P")
-        )
-    if "articles" in steps:
-        text = _ARTICLES.sub(" ", text)
-    return " ".join(text.split()) if "whitespace" in steps else text
-
-
-def words(text: str, language: str) -> list[str]:
-    """Words by spaces; characters in languages that are written without them."""
-    return [char for char in text if not char.isspace()] if language in _UNSPACED else text.split()
 
 
 def f1(prediction: str, reference: str, language: str = "en") -> float:
     """F1 of the words of two normalised texts (Rajpurkar et al. 2016, section 4)."""
-    steps = ("lower", "punctuation", "articles", "whitespace")
-    mine, theirs = (words(normalized(text, steps), language) for text in (prediction, reference))
-    if not mine or not theirs:
-        return float(mine == theirs)
-    common = sum((Counter(mine) & Counter(theirs)).values())
-    return 2 * common / (len(mine) + len(theirs))
+    return overlap(*(words(normalized(text, every_script=True), language) for text in (prediction, reference)))
 
 
 def score_texts(
@@ -82,14 +51,15 @@ def score_texts(
 
 def _text_metric(name: str, language: str, normalize: Sequence[str]) -> Callable[[str, str], float]:
     if name == "exact_match":
-        return lambda text, reference: float(normalized(text, normalize) == normalized(reference, normalize))
+        same = functools.partial(normalized, steps=normalize, every_script=True)
+        return lambda text, reference: float(same(text) == same(reference))
     if name == "f1":
         return lambda text, reference: f1(text, reference, language)
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
         raise ValueError(f"{name} needs the package rouge-score: pip install rouge-score") from None
-    scorer = RougeScorer([name], tokenizer=_Characters() if language in _UNSPACED else None)
+    scorer = RougeScorer([name], tokenizer=_Characters() if language in UNSPACED else None)
     return lambda text, reference: float(scorer.score(reference, text)[name].fmeasure)
 
 
@@ -107,7 +77,7 @@ def _corpus_metric(
         from sacrebleu.metrics import BLEU, CHRF
     except ImportError:
         raise ValueError(f"{name} needs the package sacrebleu: pip install sacrebleu") from None
-    tokenize = "zh" if language == "zh" else "char" if language in _UNSPACED else "13a"
+    tokenize = "zh" if language == "zh" else "char" if language in UNSPACED else "13a"
     metric: Any = BLEU(tokenize=tokenize) if name == "bleu" else CHRF()
     most = max(len(known) for known in references)
     streams = [[known[place] if place < len(known) else None for known in references] for place in range(most)]

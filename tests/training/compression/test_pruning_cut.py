@@ -138,6 +138,7 @@ def test_removed_channels_are_silenced_ones(name: str) -> None:
         ({"window": 4, "global_every": 2}, {"layers": True}, "global_every"),
         ({"positions": "alibi"}, {"heads": True}, "alibi"),
         ({"initialization": "mup"}, {"channels": True}, "mup"),
+        ({"initialization": "mup", "mup_base_layers": 2}, {"layers": True}, "mup_base_layers"),
     ],
 )
 def test_what_cannot_be_removed(shape: dict[str, Any], removed: dict[str, bool], message: str) -> None:

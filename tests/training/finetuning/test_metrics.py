@@ -12,6 +12,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.evaluation.answers import normalized
 from training.finetuning import metrics
 
 CLASSES = st.integers(2, 4).flatmap(
@@ -75,7 +76,7 @@ def test_entity_scores_count_whole_entities() -> None:
 
 
 def test_answers_as_squads_script_compares_them() -> None:
-    assert metrics.normalized_answer("The  Eiffel-Tower, (an) icon!") == "eiffeltower icon"
+    assert normalized("The  Eiffel-Tower, (an) icon!") == "eiffeltower icon"
     found = metrics.answer_scores(
         ["the cat sat", "Paris", "", "x"], [["cat sat down", "a dog"], ["paris.", "London"], [], []]
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
@@ -15,7 +16,7 @@ from tests.training.evaluation.kinds import KINDS, checkpoint
 from training.config import from_dict
 from training.finetuning.config import TaskConfig
 from training.finetuning.kinds import make
-from training.finetuning.kinds.answers import Question, Span
+from training.finetuning.kinds.answers import Question, QuestionAnswering, Span
 from training.finetuning.sequences import Reader
 
 
@@ -90,3 +91,40 @@ def test_frames_and_poolings(tmp_path: Path, kind: str) -> None:
         "t5": ([7, 8, 0], "mean"),
     }
     assert (reader.single(ids).ids.tolist(), reader.pooling) == frames[kind]
+
+
+@pytest.mark.parametrize("allows_none", [False, True])
+def test_the_answer_is_the_best_stretch_of_all_windows(bert: Path, allows_none: bool) -> None:
+    """By trying out every stretch: none that ends before it begins, none that is too long."""
+    columns = {"text": "q", "second": "c"}
+    config = {"name": "t", "kind": "question_answering", "train": "x", "columns": columns, "stride": 5, "max_answer": 3}
+    kind = make(from_dict(TaskConfig, config), Reader(bert, 24))
+    assert isinstance(kind, QuestionAnswering)
+    kind.allows_none = allows_none
+    random = np.random.default_rng(0)
+    found, chosen = [], set()
+    examples = [Question("a", " ".join(random.choice(["a", "b", "c"], 40)), ()) for _ in range(12)]
+    items = kind.items(examples, training=False)
+    assert len(items) > 2 * len(examples)
+    longest = max(item.length for item in items)
+    scores_NT2 = random.normal(size=(len(items), longest, 2)).astype(np.float32)
+    scores_NT2[:, 0] += 2.0  # nothing is a likely answer, too
+    outcomes = kind.outcomes(torch.from_numpy(scores_NT2), items)
+    predicted = kind.predictions(examples, items, outcomes)
+    for place, example in enumerate(examples):
+        best, text, nothing, window = -np.inf, "", np.inf, 0
+        for number, (item, scores_T2) in enumerate(zip(items, scores_NT2, strict=True)):
+            if item.example != place:
+                continue
+            nothing = min(nothing, scores_T2[0].sum())
+            spans, first = item.facts["spans"], item.facts["first"]
+            for begin in range(len(spans)):
+                for end in range(begin, min(begin + 3, len(spans))):
+                    score = scores_T2[first + begin, 0] + scores_T2[first + end, 1]
+                    if score > best:
+                        best, text, window = score, example.context[spans[begin][0] : spans[end][1]], number
+        found.append("" if allows_none and nothing > best else text)
+        chosen.add(window - next(number for number, item in enumerate(items) if item.example == place))
+    assert [one["answer"] for one in predicted] == found
+    assert len(chosen) > 1  # windows differ in which one has the answer
+    assert ("" in found) is allows_none

@@ -75,12 +75,6 @@ def test_the_published_presets_have_their_family(preset: str) -> None:
         ("bert", OURS_BERT, {"sentence_classes": 3}, "sentence_classes is 3, must be 0 or 2"),
         ("bert", OURS_BERT, {"window": 8}, "window is 8, must be null"),
         ("bert", OURS_BERT, {"mlp": "relu"}, "mlp is relu, must be gelu or gelu_tanh"),
-        (
-            "bert",
-            OURS_BERT,
-            {"initialization": "mup"},
-            "initialization is mup, must be another one (no last norm takes its factor on the output)",
-        ),
         ("roberta", OURS_ROBERTA, {"token_types": 2}, "token_types is 2, must be 0 or 1"),
         ("roberta", OURS_ROBERTA, {"mlp": "gelu_tanh"}, "mlp is gelu_tanh, must be gelu"),
         ("electra", OURS_ELECTRA, {"embedding_width": 32}, "embedding_width is 32, must be null (no projection) or "),

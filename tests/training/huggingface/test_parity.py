@@ -150,14 +150,14 @@ EXPORTED = {
         OURS_GPT2,
         {**OURS_GPT2, "bias": "none", "mlp": "relu2", "tied_embeddings": False},
         {**OURS_GPT2, "bias": "qkv", "mlp": "gelu", "mlp_width": 40, "window": 48},
-        {**OURS_GPT2, "initialization": "mup", "mup_base_width": 8},
+        {**OURS_GPT2, "initialization": "mup", "mup_base_width": 8, "mup_base_layers": 1},
     ],
     "llama": [
         OURS_LLAMA,
         {**OURS_LLAMA, "kv_heads": 1, "rope_scaling": RopeScaling("llama3", 4.0, 16), "tied_embeddings": True},
         {**OURS_LLAMA, "bias": "qkv", "rope_scaling": RopeScaling("yarn", 4.0, 16), "head_width": 16},
         {**OURS_LLAMA, "bias": "all", "rope_scaling": RopeScaling("ntk", 4.0), "rope_theta": 300.0},
-        {**OURS_LLAMA, "rope_scaling": RopeScaling("linear", 2.0), "initialization": "mup", "mup_base_width": 64},
+        {**OURS_LLAMA, "rope_scaling": RopeScaling("linear", 2.0), "initialization": "mup", "mup_base_head_width": 2},
     ],
     "qwen3": [
         OURS_QWEN3,

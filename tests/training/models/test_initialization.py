@@ -85,37 +85,3 @@ def test_small_begins_with_nearly_uniform_predictions(tied: bool) -> None:
     model = Transformer(replace(CONFIG, tied_embeddings=tied, positions="rotary"), VOCABULARY)
     log_normalizers = torch.logsumexp(model(torch.randint(0, VOCABULARY, (2, 24))), -1)
     assert float(log_normalizers.detach().mean()) == pytest.approx(math.log(VOCABULARY), abs=0.05)
-
-
-def activations_after_training(width: int, scheme: Any) -> dict[str, float]:
-    """RMS of a block's output and deviation of the logits after some steps of Adam, as μP prescribes them."""
-    config = ModelConfig(
-        layers=2, heads=width // 16, width=width, context_length=16, initialization=scheme, mup_base_width=32
-    )
-    torch.manual_seed(0)
-    model = Transformer(config, 40)
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    rate = 0.01
-    groups: list[dict[str, Any]] = [{"params": [model.embedding.weight, model.head.weight], "lr": rate}]
-    groups += [{"params": [p], "lr": rate * (32 / width if scheme == "mup" else 1)} for p in matrices]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
-    ids = torch.randint(0, 40, (8, 16), generator=torch.Generator().manual_seed(1))
-    for _ in range(6):
-        loss = nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        outputs: list[torch.Tensor] = []
-        model.blocks[1].mlp.register_forward_hook(lambda _module, _input, output: outputs.append(output))
-        logits = model(ids)
-        return {"block": float(outputs[0].square().mean().sqrt()), "logits": float(logits.std())}
-
-
-def test_activations_of_mup_keep_their_size_as_the_model_widens() -> None:
-    """The coordinate check of Yang et al. 2022, appendix D.1; without μP the same rates blow the blocks up."""
-    narrow, wide = (activations_after_training(width, "mup") for width in (32, 256))
-    assert 0.5 < wide["block"] / narrow["block"] < 2
-    assert 0.5 < wide["logits"] / narrow["logits"] < 2
-    narrow, wide = (activations_after_training(width, "xavier") for width in (32, 256))
-    assert wide["block"] / narrow["block"] > 2

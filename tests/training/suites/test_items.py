@@ -52,6 +52,8 @@ def test_random_examples_leave_the_item_out_and_follow_the_seed(root: Path):
         places = [known[example] for example in examples]
         assert len(set(places)) == 3
         assert number not in places
+    # Drawn anew for each item: one draw for all, each without itself, would be four different ones.
+    assert len({item.options[0][0].rpartition("\n\n")[0] for item in shown}) > 4
     assert shown == items(task(shots=3), str(root), 7)
     assert shown != items(task(shots=3), str(root), 8)
     assert shown[:4] == items(task(shots=3), str(root), 7, limit=4)

@@ -13,7 +13,7 @@ from tests.training.suites.toys import judged, likelihood, one_thread, write_che
 from training.evaluation.text_scores import text_scorer
 from training.generation import GenerationConfig, Generator
 from training.suites.cache import Cache
-from training.suites.likelihood import Answer, Likelihood, Request, encode
+from training.suites.likelihood import Answer, Likelihood, Request, _joined, encode
 
 __all__ = ["one_thread"]
 
@@ -130,3 +130,22 @@ def test_a_broken_cache_is_named(tmp_path: Path):
     path.write_bytes(b"something else entirely" * 100)
     with pytest.raises(ValueError, match=r"cache .*requests.sqlite: cannot be used"):
         Cache(path, "model", "fp32")
+
+
+def test_answers_belong_to_one_model_one_arithmetic_and_one_kind_of_request(tmp_path: Path):
+    path = tmp_path / "answers.sqlite"
+    first = Cache(path, "model", "fp32")
+    first.add({first.key("text", [1, 2]): 0.5})
+    assert first.find([first.key("text", [1, 2])]) == {first.key("text", [1, 2]): 0.5}
+    assert not first.find([first.key("log_likelihood", [1, 2]), first.key("text", [12]), first.key("text", [[1], 2])])
+    for digest, arithmetic in (("other", "fp32"), ("model", "bf16"), ("modelfp32", "")):
+        other = Cache(path, digest, arithmetic)
+        assert not other.find([other.key("text", [1, 2])])
+        other.close()
+    first.close()
+
+
+def test_what_is_matched_ends_with_the_first_block_that_is_not_whole():
+    blocks = [Answer(-1.0, 3, 3), Answer(-2.0, 3, 1), Answer(-4.0, 2, 2)]
+    assert _joined(blocks) == Answer(-7.0, 8, 4)
+    assert _joined(blocks[:1]) == blocks[0]

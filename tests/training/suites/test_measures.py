@@ -108,6 +108,11 @@ def test_core_is_the_mean_of_what_lies_above_guessing():
     guessing["core_commonsense_qa"] = 40.3
     wanted = np.mean([(scores[name] - 0.01 * guessing[name]) / (1 - 0.01 * guessing[name]) for name in names])
     assert document["metrics"]["core/centered_mean"] == pytest.approx(wanted)
+    groups = document["tables"]["groups"]
+    (row,) = groups["rows"]
+    errors = [0.01 / (1 - 0.01 * guessing[name]) for name in names]
+    wanted_error = np.sqrt(np.square(errors).sum()) / len(names)
+    assert row[groups["columns"].index("standard_error")] == pytest.approx(wanted_error)
     assert "17 of 22 tasks; missing: bigbench_qa_wikidata" in document["lines"][0]
 
 
@@ -134,3 +139,8 @@ def test_texts_beside_references():
 def test_the_last_match_is_the_answer():
     assert extracted("so 3, then #### 12 and #### 14.", r"#### (\d+)") == "14"
     assert extracted("no number", r"\d+") == "no number"
+
+
+def test_a_confidence_on_a_border_lies_in_the_lower_bin():
+    _, rows = calibration([0.5, 1.0, 0.25], [1.0, 1.0, 0.0], 4)
+    assert [row["count"] for row in rows] == [1, 1, 0, 1]

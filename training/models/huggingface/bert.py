@@ -105,8 +105,6 @@ def post_norm_obstacles(config: ModelConfig) -> list[str]:
     lines = obstacles(config, positions=["learned"], norm_position=["post"], first_norm=[True])
     if effective_window(config) is not None:
         lines.append(f"window is {config.window}, must be null")
-    if config.initialization == "mup" and config.mup_base_width != config.width:
-        lines.append("initialization is mup, must be another one (no last norm takes its factor on the output)")
     return lines
 
 

@@ -21,6 +21,7 @@ from training.models.huggingface.families import family_for
 from training.models.huggingface.family import Family
 from training.models.huggingface.settings import Settings
 from training.models.huggingface.tokenizer import TOKENIZER, SpecialTokens, Vocabulary, write_tokenizer
+from training.models.multipliers import with_multipliers
 from training.models.sharing import shared_names
 
 
@@ -89,16 +90,11 @@ class Source:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The parameters, each once; the factor on what the head reads becomes part of the last norm."""
+        """The parameters, each once; what `mup` multiplies in the model becomes part of them."""
         further = shared_names(self.model)
         state = self.model.state_dict().items()
         weights = {name: tensor.detach().cpu() for name, tensor in state if name not in further}
-        factor = getattr(self.model, "output_multiplier", 1)
-        if factor != 1:
-            assert "norm.weight" in weights, "a family that has no last norm must refuse mup"
-            for name in {"norm.weight", "norm.bias"} & weights.keys():
-                weights[name] = weights[name] * factor
-        return weights
+        return with_multipliers(weights, self.config)
 
     def write_tokenizer(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, where the checkpoint has a tokenizer, and the chat template

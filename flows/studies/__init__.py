@@ -1,0 +1,1 @@
+"""Studies: many trainings of one recipe under different settings, and what they say together."""
