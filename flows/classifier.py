@@ -17,6 +17,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
 from flows.engines import task_runner, without_heartbeat
+from flows.naming import by_recipe
 from flows.recipe import RECIPES, ExecutionConfig, load_as
 from flows.runner import artifact_key, run_stage
 from flows.sending import deliver, sending
@@ -126,7 +127,7 @@ def _newest_run(workspace: str, store: Store, stage: str) -> dict[str, StageRef]
     raise ValueError(f"{workspace} holds no run whose stage {stage!r} is done; run a recipe there first: headrace run")
 
 
-@flow(name="classifier", flow_run_name="classifier")
+@flow(name="classifier", flow_run_name=by_recipe)
 def train_classifier(
     recipe: str | dict[str, Any] = "quality", workspace: str = "workspace", overrides: list[str] | None = None
 ) -> None:

@@ -32,6 +32,7 @@ from flows.jobs_recipe import (
 )
 from flows.jobs_report import refresh_report
 from flows.jobs_stage import RESULTS, STAGES, Job
+from flows.naming import by_recipe
 from flows.runner import artifact_key, run_stage
 from pipeline.catalog import refresh_scores
 from pipeline.stage import Stage
@@ -168,7 +169,7 @@ def _flow_of(kind: Kind, does: str) -> Flow[..., None]:
     `recipe` is a name, a YAML file or the plain values; `model` is an address in MLflow, a checkpoint folder or a
     folder of transformers; relative paths of files start from `data`.
     """
-    return flow(name=kind.command, flow_run_name=kind.command)(job)
+    return flow(name=kind.command, flow_run_name=by_recipe)(job)
 
 
 finetune = _flow_of(FINETUNING, "Adapt a model to tasks, log it to MLflow as a model of its own and register it.")

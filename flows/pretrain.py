@@ -13,6 +13,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows import tracking, training_progress
 from flows.engines import task_runner, without_heartbeat
+from flows.naming import by_recipe
 from flows.plan import Plan, make_plan
 from flows.runner import artifact_key, run_stage, stage_table
 from flows.training_stages import Train
@@ -106,7 +107,7 @@ STAGE_FLOWS = {
 }
 
 
-@flow(name="pretrain", flow_run_name="{recipe}")
+@flow(name="pretrain", flow_run_name=by_recipe)
 def pretrain(recipe: str = "quickstart", workspace: str = "workspace", overrides: list[str] | None = None) -> None:
     """Run a recipe from its sources to a registered model.
 

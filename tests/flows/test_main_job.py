@@ -65,6 +65,7 @@ def test_prefect_knows_every_stage_and_which_units_its_tasks_worked_on(
 ):
     flows = {flow["name"] for flow in api(prefect_environment, "flows/filter", {})}
     assert {"pretrain", "ingest", "deduplicate", "filter", "tokenizer", "tokenize", "train", "evaluate"} <= flows
+    assert "tiny" in {run["name"] for run in api(prefect_environment, "flow_runs/filter", {})}  # by its recipe
     wanted = {"task_runs": {"name": {"like_": "ingest units"}}, "limit": 200}
     names = [run["name"] for run in api(prefect_environment, "task_runs/filter", wanted)]
     assert any(name.startswith("ingest units 0 to ") and "english" in name for name in names), names

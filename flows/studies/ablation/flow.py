@@ -11,6 +11,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from flows.jobs_recipe import SUITES, load_job_recipe
+from flows.naming import by_recipe
 from flows.studies.ablation.design import (
     check_arm,
     check_recipe,
@@ -27,7 +28,7 @@ from flows.studies.ablation.scoring import score_outcomes
 from flows.studies.study import Study
 
 
-@flow(name="ablation", flow_run_name="ablation")
+@flow(name="ablation", flow_run_name=by_recipe)
 def ablation(
     recipe: str | dict[str, Any], workspace: str = "workspace", overrides: list[str] | None = None
 ) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
+from flows.naming import by_recipe
 from flows.recipe import Recipe
 from flows.studies.scaling.arithmetic import counter
 from flows.studies.scaling.ladder import Ladder, make_ladder
@@ -29,7 +30,7 @@ from training.scaling import Analysis, Forecast, Run, ScalingError, analyse
 FORECAST = "forecast.json"
 
 
-@flow(name="scaling", flow_run_name="scaling")
+@flow(name="scaling", flow_run_name=by_recipe)
 def scaling(
     recipe: str | dict[str, Any], workspace: str = "workspace", overrides: list[str] | None = None
 ) -> dict[str, Any]:

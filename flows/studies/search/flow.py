@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from prefect import flow
 
+from flows.naming import by_recipe
 from flows.progress import publish
 from flows.recipe import RecipeError
 from flows.studies.search.check import check_space
@@ -27,7 +28,7 @@ from flows.studies.study import Study
 from pipeline.stage import StageError
 
 
-@flow(name="search", flow_run_name="search")
+@flow(name="search", flow_run_name=by_recipe)
 def search(
     recipe: str | dict[str, Any], workspace: str = "workspace", overrides: list[str] | None = None
 ) -> dict[str, Any]:

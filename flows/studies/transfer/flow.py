@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.naming import by_recipe
 from flows.studies.study import Study
 from flows.studies.transfer.analysis import results_of, transfers
 from flows.studies.transfer.page import page_of
@@ -17,7 +18,7 @@ from flows.studies.transfer.trials import trials_of
 from pipeline.stage import StageError
 
 
-@flow(name="transfer", flow_run_name="transfer")
+@flow(name="transfer", flow_run_name=by_recipe)
 def transfer(
     recipe: str | dict[str, Any], workspace: str = "workspace", overrides: list[str] | None = None
 ) -> dict[str, Any]:
