@@ -4,7 +4,7 @@ Lines of JSON on standard input say what to do: {"train": PATH} trains the run o
 train PATH` would, to the same files; {"stop": PATH} has that run stop after the step it is in, with a checkpoint, if it
 is the one that is trained; {"score": PATH} writes what held-out documents cost a checkpoint, by a config file of
 training.evaluation.documents. Lines of JSON on standard output tell of it: `ready`, the trainer's own events, and at
-the end of each run `ended` with its `state`:
+the end of each run `ended` with its `state`, and with `last` where the process ends after it:
 
 - finished: result.json and the last checkpoint are written;
 - stopped: told to, and goes on from its checkpoint when it is asked for again;
@@ -116,7 +116,7 @@ def main() -> int:
     while (order := worker.orders.get()) is not None:
         what, path = order
         state, message = _score(path) if what == "score" else _train(path, worker)
-        _tell("ended", path=path, state=state, message=message)
+        _tell("ended", path=path, state=state, message=message, last=worker.terminated or state == "failed")
         if worker.terminated:
             return _TERMINATED
         if state == "failed":

@@ -86,6 +86,8 @@ class Worker:
             self._order(**{what: str(config)})
             for event in self._events(on_line):
                 if event.get("event") == "ended":
+                    if event["last"] and self._process is not None:
+                        self._process.wait()  # an order that a process on its way out took would be lost
                     return Ending(event["state"], event["message"])
                 if event.get("event") != "ready":
                     on_event(event)
