@@ -51,6 +51,8 @@ def matthews(predicted_N: Ints, right_N: Ints, classes: int) -> float:
 
 def pearson(first_N: Floats, second_N: Floats) -> float:
     """Linear correlation; 0 where a side is constant."""
+    if np.ptp(first_N) == 0 or np.ptp(second_N) == 0:
+        return 0.0  # not left to the difference from the mean, which may be rounded
     a, b = (np.asarray(side, dtype=np.float64) - np.mean(side) for side in (first_N, second_N))
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale else 0.0

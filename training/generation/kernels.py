@@ -1,5 +1,7 @@
 """The product of a matrix and a single row on a CPU, compiled: what a stream of text spends its time on.
 
+The one module of this package that needs Numba; without it a stream is slower and the same (`linear.py`).
+
 It reads the weights once and in their order, with as many threads as torch has. torch's own product of one row (MKL's
 in float32) reaches about half of the memory's bandwidth, this one nearly all: `benchmarks/generation_cpu.py`.
 
@@ -14,8 +16,6 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
-
-import pipeline  # noqa: F401  # says where compiled kernels are kept
 
 _WORK = 1 << 14
 """Weights that are worth a thread's start."""

@@ -1,20 +1,22 @@
 """Products of a few rows with a matrix on a CPU, by the layout in which its memory is read fastest.
 
-A single row has a kernel of ours (`kernels.py`). For 2 to 64 rows oneDNN with weights in its own layout takes down to a
-quarter of the time of torch's product of plain ones (2 threads of an AMD EPYC, 0.25 to 38 million weights).
+A single row has a kernel of ours where Numba is installed (`kernels.py`). For 2 to 64 rows oneDNN with weights in its own
+layout takes down to a quarter of the time of torch's product of plain ones (2 threads of an AMD EPYC, 0.25 to 38 million
+weights).
 """
 
 from __future__ import annotations
 
 import platform
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.generation.kernels import RowProduct
+if TYPE_CHECKING:
+    from training.generation.kernels import RowProduct
 
 _ROWS = 16
 """For how many rows oneDNN chooses its layout of float32."""
@@ -34,9 +36,10 @@ class ReadingLinear(nn.Linear):
         """(..., N) of (..., K)."""
         if x.dtype != self.weight.dtype or torch.is_grad_enabled():
             return F.linear(x, self.weight, self.bias)
-        if x.numel() == self.in_features:
+        row_product = _row_product() if x.numel() == self.in_features else None
+        if row_product is not None:
             if self._row is None:
-                self._row = RowProduct(self.weight, self.bias)
+                self._row = row_product(self.weight, self.bias)
             return self._row(x).view(*x.shape[:-1], self.out_features)
         if not _packs():
             return F.linear(x, self.weight, self.bias)
@@ -73,6 +76,16 @@ def _laid_out(layer: nn.Linear) -> ReadingLinear:
     result.weight = layer.weight
     result.bias = layer.bias
     return result.train(layer.training)
+
+
+@cache
+def _row_product() -> type[RowProduct] | None:
+    """The kernel of one row; None without Numba, which training alone does not need."""
+    try:
+        from training.generation.kernels import RowProduct
+    except ImportError:
+        return None
+    return RowProduct
 
 
 @cache

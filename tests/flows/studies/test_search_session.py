@@ -112,11 +112,12 @@ class Worker:
 
 
 def test_search_ends_with_its_budget_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
-    first = Worker(tmp_path).run()
+    space = {"train.optimizer.learning_rate": {"type": "float", "low": 1e-3, "high": 0.2, "log": True}}  # all are taken
+    first = Worker(tmp_path, space=space).run()
     assert [trial.name for trial in first.study.began] == [f"trial-{number:04d}" for number in range(7)]
-    again = Worker(tmp_path).run()
+    again = Worker(tmp_path, space=space).run()
     assert again.study.began == []
-    more = Worker(tmp_path, budget={"trials": 9}).run()
+    more = Worker(tmp_path, space=space, budget={"trials": 9}).run()
     assert [trial.name for trial in more.study.began] == ["trial-0007", "trial-0008"]
     assert len({trial.overrides for trial in (*first.study.began, *more.study.began)}) == 9
 
@@ -233,7 +234,7 @@ def test_best_at_an_end_of_its_range_is_said(tmp_path: Path) -> None:
 
 
 def test_search_of_which_nothing_finished(tmp_path: Path) -> None:
-    space = {"train.optimizer.learning_rate": {"type": "float", "low": 0.35, "high": 0.45}}
+    space = {"train.optimizer.learning_rate": {"type": "float", "low": 0.32, "high": 0.39}}
     worker = Worker(tmp_path, space=space, budget={"trials": 2}).run()
     results = worker.results()
     assert results["best"] is None

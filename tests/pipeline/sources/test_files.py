@@ -163,7 +163,7 @@ def digest_some(folder: str, numbers: range) -> None:
 
 
 def test_two_processes_share_the_cache(tmp_path: Path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     parts = [range(0, 40), range(40, 80)]
     processes = [context.Process(target=digest_some, args=(str(tmp_path), part)) for part in parts]
     for process in processes:

@@ -7,8 +7,11 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from training.generation import linear
 from training.generation.kernels import RowProduct
+from training.generation.linear import lay_out
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -40,6 +43,16 @@ def test_no_number_stays_none() -> None:
     assert found_N[0] == found_N[3] == 64
     assert found_N[1].isnan()
     assert found_N[2] == float("inf")
+
+
+def test_without_numba_a_layer_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(64, 32))
+    lay_out(model)
+    x = torch.randn(1, 1, 64)
+    with torch.inference_mode():
+        expected = model(x)
+        monkeypatch.setattr(linear, "_row_product", lambda: None)
+        torch.testing.assert_close(model(x), expected)
 
 
 def test_threads_share_a_product() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from tests.training.alone import alone
 from training.config import ModelConfig
 from training.models.recompute import Recompute
 from training.models.transformer import Transformer
@@ -41,7 +41,6 @@ def loss_and_gradients(
 
 def kept_bytes(model: Transformer) -> int:
     """Bytes allocated by a forward pass and not freed while its result lives."""
-    gc.collect()  # what other tests left must not be freed, and counted, in here
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as memory:
         logits = model(IDS)
     assert logits.requires_grad
@@ -77,11 +76,19 @@ def test_it_compiles_in_one_graph(policy: Recompute) -> None:
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, expected, strict=True))
 
 
+def kept_by_policy() -> dict[tuple[str, int], int]:
+    policies: list[tuple[Recompute, int]] = [
+        ("none", 1),
+        ("products", 1),
+        ("blocks", 1),
+        ("products", 2),
+        ("blocks", 2),
+    ]
+    return {(policy, every): kept_bytes(model_of(CONFIG, policy, every)) for policy, every in policies}
+
+
 def test_less_is_kept() -> None:
-    kept = {
-        (policy, every): kept_bytes(model_of(CONFIG, policy, every))
-        for policy, every in (("none", 1), ("products", 1), ("blocks", 1), ("products", 2), ("blocks", 2))
-    }
+    kept = alone(kept_by_policy)
     everything = kept["none", 1]
     assert 3 * kept["blocks", 1] < kept["products", 1] < 0.6 * everything
     assert kept["blocks", 1] < 0.1 * everything
