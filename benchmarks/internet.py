@@ -7,9 +7,8 @@ with one worker process gives the seconds of every unit; a probe gives the speed
 these alone the simulation predicts: two workers; twice the data; a worker that is killed in the middle of `ingest`;
 files that come from a server on loopback which gives so many bytes a second (how often a stage reads a file was counted
 at that server before, and is part of the model). Then each is run, in a process of its own from an empty workspace.
-Seconds count from the reading of the recipe to the last commit. The run that calibrates is
-predicted, too: what the fit itself leaves over. One run that nobody counts goes before all, as kernels are compiled in
-the first.
+Seconds count from the reading of the recipe to the last commit. The run that calibrates is predicted, too: what the fit
+itself leaves over. One run that nobody counts goes before all, as kernels are compiled in the first.
 
 A quiet machine is needed, of two cores at least: half a minute of anything else shows in the result.
 """

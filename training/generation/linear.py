@@ -1,8 +1,8 @@
 """Products of a few rows with a matrix on a CPU, by the layout in which its memory is read fastest.
 
-A single row has a kernel of ours where Numba is installed (`kernels.py`). For 2 to 64 rows oneDNN with weights in its own
-layout takes down to a quarter of the time of torch's product of plain ones (2 threads of an AMD EPYC, 0.25 to 38 million
-weights).
+A single row has a kernel of ours where Numba is installed (`kernels.py`). For 2 to 64 rows oneDNN with weights in its
+own layout takes down to a quarter of the time of torch's product of plain ones (2 threads of an AMD EPYC, 0.25 to 38
+million weights).
 """
 
 from __future__ import annotations
