@@ -27,7 +27,11 @@ def suites_section(facts: Facts) -> Markup | None:
         "Files of tasks, put to the model as they are published. ± is the standard error; the whiskers are 95 % "
         "intervals, the line is what guessing reaches. A set that the corpus was not cleaned of says so."
     )
-    return section("suites", "Suites", note, el("p", judged), _table(newest), _charts(tasks))
+    remarks = {score.contamination for score in newest if score.items}
+    shared = remarks.pop() if len(remarks) == 1 else None
+    if shared:
+        judged += f" Of each of these sets: {shared}."
+    return section("suites", "Suites", note, el("p", judged), _table(newest, shared is None), _charts(tasks))
 
 
 def _by_task(scores: Sequence[TaskScore]) -> dict[tuple[str, str], list[TaskScore]]:
@@ -38,7 +42,8 @@ def _by_task(scores: Sequence[TaskScore]) -> dict[tuple[str, str], list[TaskScor
     return {key: [by_step[step] for step in sorted(by_step)] for key, by_step in sorted(found.items())}
 
 
-def _table(scores: Sequence[TaskScore]) -> Markup:
+def _table(scores: Sequence[TaskScore], remarks: bool) -> Markup:
+    """One row a score; `remarks`: with what is known of contamination."""
     rows: list[list[Child]] = []
     for score in scores:
         error, baseline = score.standard_error, score.baseline
@@ -56,7 +61,7 @@ def _table(scores: Sequence[TaskScore]) -> Markup:
                 Cell(count(score.items), score.items),
                 Cell(count(score.step), score.step),
                 shown,
-                score.contamination,
+                *([score.contamination] if remarks else []),
             ]
         )
     columns = [
@@ -68,7 +73,7 @@ def _table(scores: Sequence[TaskScore]) -> Markup:
         Column("Items", "number"),
         Column("Step", "number"),
         Column("", "chart"),
-        Column("Contamination"),
+        *([Column("Contamination")] if remarks else []),
     ]
     return table(columns, rows)
 
