@@ -1,4 +1,4 @@
-"""The report's section on suites: one row a score, and what is known of contamination said once where it is the same."""
+"""The report's section on suites: one row a score; what is known of contamination is said once where it is the same."""
 
 from __future__ import annotations
 
