@@ -189,7 +189,7 @@ class _Axis:
         if not self.log:
             return ticks(self.low, self.high, about)
         first, last = math.floor(self.low), math.ceil(self.high)
-        for factors in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
+        for factors in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
             found = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
             inside = [value for value in found if self.low <= math.log10(value) <= self.high]
             if len(inside) >= max(3, about - 2):

@@ -147,4 +147,6 @@ def _table(values: Mapping[str, Any], first: int, last: int | None = None) -> Ma
 def _cell(value: Any) -> object:
     if value is None:
         return ""
+    if isinstance(value, float) and value >= 1e6:
+        return f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else value
