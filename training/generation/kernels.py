@@ -2,8 +2,8 @@
 
 The one module of this package that needs Numba; without it a stream is slower and the same (`linear.py`).
 
-It reads the weights once and in their order, with as many threads as torch has. torch's own product of one row (MKL's
-in float32) reaches about half of the memory's bandwidth, this one nearly all: `benchmarks/generation_cpu.py`.
+It reads the weights once and in their order, with as many threads as torch has; `benchmarks/generation_cpu.py` measures
+what a stream gains by it beside transformers, whose products are torch's.
 
 Shape suffixes: N outputs, K inputs.
 """
