@@ -27,7 +27,11 @@ _GRACE_SECONDS = 60.0
 
 
 class _Terminator:
-    """What SIGTERM does: before there is a trainer it ends the process, then it stops the trainer; twice, both."""
+    """What SIGTERM does: before there is a trainer it ends the process, then it stops the trainer; twice, both.
+
+    The end of the parent does the same once, however often a signal came: who ends a process often closes its pipe and
+    sends a signal as well, and what would count as the second one would end it without a checkpoint.
+    """
 
     def __init__(self) -> None:
         self._trainer: Trainer | None = None
@@ -45,6 +49,16 @@ class _Terminator:
         self._told = True
         self._trainer.stop()
 
+    def end_with_parent(self) -> None:
+        """Read stdin to its end, then end the process: politely, and by force when it is in a long computation."""
+        # The descriptor itself: a buffered reader would hold a lock that the interpreter wants when it exits.
+        while os.read(0, 4096):
+            pass
+        if self._trainer is not None:
+            self._trainer.stop()
+            time.sleep(_GRACE_SECONDS)
+        os._exit(TERMINATED)
+
 
 def main(arguments: Sequence[str] | None = None, terminator: _Terminator | None = None) -> int:
     """Run the command line; returns the exit code."""
@@ -56,12 +70,13 @@ def main(arguments: Sequence[str] | None = None, terminator: _Terminator | None 
     train.add_argument("config", help="JSON file of a training.config.TrainingRun")
     train.add_argument("--watch-stdin", action="store_true", help="end when stdin closes, that is when the parent dies")
     options = parser.parse_args(arguments)
+    terminator = terminator or _Terminator()
     if options.watch_stdin:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=terminator.end_with_parent, daemon=True).start()
     # How long a waiting OpenMP thread spins before it sleeps; read when torch is loaded. libgomp's 300,000 rounds make
     # a busy machine several times slower, none at all an idle one by half; this few costs little on either.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    return _train(options.config, terminator or _Terminator())
+    return _train(options.config, terminator)
 
 
 def _train(path: str, terminator: _Terminator) -> int:
@@ -95,16 +110,6 @@ def _train(path: str, terminator: _Terminator) -> int:
     except ValueError as error:
         return fail(2, str(error))
     return 0
-
-
-def _end_with_parent() -> None:
-    """Read stdin to its end, then end the process: politely, and by force when it is stuck in a long computation."""
-    # The descriptor itself: a buffered reader would hold a lock that the interpreter wants when it exits.
-    while os.read(0, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_SECONDS)
-    os._exit(TERMINATED)
 
 
 if __name__ == "__main__":

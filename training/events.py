@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from typing import Any, TextIO
 
@@ -21,7 +22,20 @@ class Reporter:
         if not self._enabled:
             return
         line = _sentence(event, facts) if self._for_people else json.dumps({"event": event, **plain(facts)})
-        print(line, file=self._stream, flush=True)
+        write_line(line, self._stream)
+
+
+def write_line(line: str, stream: TextIO) -> None:
+    """Write a line at once. Where nobody reads any more it goes nowhere, and so does all that follows.
+
+    A training whose parent has died then comes as far as its next checkpoint instead of failing over a word of it.
+    """
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # what still waits in the buffer is written there
+        os.close(nowhere)
 
 
 def plain(value: Any) -> Any:

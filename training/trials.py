@@ -31,6 +31,8 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from training.events import write_line
+
 if TYPE_CHECKING:
     from training.trainer import Trainer
 
@@ -46,6 +48,8 @@ class _Worker:
         self.orders: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
         """What to do ("train" or "score") and the path of its config; None at the end."""
         self.terminated = False
+        """Told to end, by SIGTERM or by the end of standard input."""
+        self._signalled = False
         self._lock = threading.RLock()  # the signal handler may come while it is held
         self._path = ""
         self._trainer: Trainer | None = None
@@ -79,9 +83,9 @@ class _Worker:
 
     def terminate(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         """Answer SIGTERM: stop what is trained; end at once where nothing is, or the second time."""
-        if self.terminated or self._trainer is None:
+        if self._signalled or self._trainer is None:
             sys.exit(_TERMINATED)
-        self.terminated = True
+        self.terminated = self._signalled = True
         self._trainer.stop()
 
     def read(self) -> None:
@@ -97,8 +101,12 @@ class _Worker:
                 else:
                     self.orders.put(next(iter(order.items())))
         self.orders.put(None)
-        if self._trainer is not None:
-            os.kill(os.getpid(), signal.SIGTERM)
+        # Not by a signal of its own: who ends a process often closes the pipe and sends one as well, and the second
+        # signal would end it without a checkpoint.
+        with self._lock:
+            self.terminated = True
+            if self._trainer is not None:
+                self._trainer.stop()
         time.sleep(_GRACE_SECONDS)
         os._exit(_TERMINATED)
 
@@ -196,7 +204,7 @@ def _clean() -> None:
 
 
 def _tell(event: str, **facts: Any) -> None:
-    print(json.dumps({"event": event, **facts}, ensure_ascii=False), flush=True)
+    write_line(json.dumps({"event": event, **facts}, ensure_ascii=False), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         sole_owner(tmp_path).__enter__()
 
 
-@pytest.mark.parametrize("how", ["sigterm", "stdin"])
+@pytest.mark.parametrize("how", ["sigterm", "stdin", "both"])
 def test_it_ends_when_told_to(tmp_path: Path, how: str) -> None:
     run = make_run(tmp_path, steps=100_000, log_every=1, checkpoint_every=10)
     config = write_config(run, tmp_path / "run.json")
@@ -228,9 +228,9 @@ def test_it_ends_when_told_to(tmp_path: Path, how: str) -> None:
         for line in process.stdout:
             if json.loads(line)["event"] == "checkpoint":
                 break
-        if how == "sigterm":
+        if how != "stdin":
             os.kill(process.pid, signal.SIGTERM)
-        else:
+        if how != "sigterm":
             process.stdin.close()
         assert process.wait(timeout=60) == 75
     hidden = [path.name for path in (Path(run.output_dir) / "checkpoints").iterdir() if path.name.startswith(".")]

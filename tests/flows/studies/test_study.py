@@ -154,22 +154,23 @@ def test_what_comes_of_each_trial(
 def test_killed_it_goes_on_where_it_was(
     tiny_recipe: Path, workspace: Path, prefect_environment: dict[str, str]
 ) -> None:
-    steps = 3000
+    steps = 1200
     command = [sys.executable, "-m", "tests.flows.studies.mini", str(tiny_recipe), str(workspace), str(steps)]
     train = workspace / "store" / "train"
 
-    def start() -> subprocess.Popen[bytes]:
-        log = open(workspace / "study.log", "ab")  # noqa: SIM115 - the process outlives the block
-        return subprocess.Popen(command, cwd=ROOT, env=prefect_environment, stdout=log, stderr=subprocess.STDOUT)
+    def of_second(pattern: str) -> list[Path]:
+        """Files of the training that goes on beside the one that is committed."""
+        committed = {path.parent for path in train.glob("*/manifest.json")}
+        found = [path for path in train.glob(f"*/work/{pattern}") if not committed & set(path.parents)]
+        return found if len(committed) == 1 else []
 
-    def in_second_trial() -> bool:
-        return sum(1 for _ in train.glob("*/work/metrics.jsonl")) > len(list(train.glob("*/manifest.json"))) == 1
-
-    def end(number: signal.Signals) -> None:
-        process, deadline = start(), time.monotonic() + 150
-        while not in_second_trial() or time.monotonic() < started[-1] + 2:
-            if not in_second_trial():
-                started.append(time.monotonic())
+    def end_in_second_trial(number: signal.Signals) -> None:
+        """Start the study, send it a signal as soon as this process has trained in the second trial, and wait."""
+        started = time.time_ns()
+        with open(workspace / "study.log", "ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, env=prefect_environment, stdout=log, stderr=log)
+        deadline = time.monotonic() + 150
+        while not any(path.stat().st_mtime_ns > started for path in of_second("metrics.jsonl")):
             assert process.poll() is None, (workspace / "study.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -179,14 +180,14 @@ def test_killed_it_goes_on_where_it_was(
         _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
 
-    started = [time.monotonic()]
-    end(signal.SIGKILL)
+    reached = [0]
+    for number in (signal.SIGKILL, signal.SIGTERM):  # the worker sees its parent die, or is told to end
+        end_in_second_trial(number)
+        (checkpoint,) = of_second("checkpoints/step-*/trainer.json")
+        reached.append(int(checkpoint.parent.name.removeprefix("step-")))
+    assert 0 < reached[1] < reached[2] < steps
     done = times(workspace)
     assert done
-    end(signal.SIGTERM)
-    (checkpoint,) = train.glob("*/work/checkpoints/step-*/trainer.json")  # it stopped in order
-    step = int(checkpoint.parent.name.removeprefix("step-"))
-    assert 0 < step < steps
     outcomes = run_study(study_recipe(tiny_recipe), workspace, [*rates(0.001), *rates(0.01, steps=steps)])
     assert [outcome.state for outcome in outcomes] == ["finished", "finished"]
     assert done.items() <= times(workspace).items()
