@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from flows.progress import listening
 from flows.recipe import RecipeError
@@ -35,18 +38,39 @@ RECIPE = load_search_recipe({"name": "some", "base": "quickstart", "space": SPAC
 DISTRIBUTIONS = {key: one.distribution() for key, one in RECIPE.space.items()}
 
 
-def opened(tmp_path: Path, identity: Any = 1) -> Any:
-    url = f"sqlite:///{tmp_path}/s.db"
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Any]:
+    """A PostgreSQL server of our own, on a socket."""
+    pgserver = pytest.importorskip("pgserver", reason="pgserver has no wheel for this Python")
+    pytest.importorskip("psycopg")
+    # Not in pytest's folder: root's server runs as a user who may not look in there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = pgserver.get_server(folder)
+        yield server
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/s.db"
+    server, name = request.getfixturevalue("postgresql"), f"search_{uuid.uuid4().hex}"
+    server.psql(f"CREATE DATABASE {name};")
+    return f"postgresql+psycopg://postgres@/{name}?host={server.pgdata}"
+
+
+def opened(url: str, identity: Any = 1) -> Any:
     return open_study(open_storage(url), "some", {"recipe": identity}, url)
 
 
-def test_study_of_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_study_of_another_recipe_is_refused(url: str) -> None:
     recipe = {"train": {"steps": 300, "seed": 1}, "space": {"rate": {"low": 0.1}}}
-    opened(tmp_path, recipe)
-    opened(tmp_path, recipe)
+    opened(url, recipe)
+    opened(url, recipe)
     other = {"train": {"steps": 500, "seed": 1}, "space": {"rate": {"low": 0.1}, "layers": {"low": 1}}}
     with pytest.raises(ValueError, match="'some' that was made with another recipe") as caught:
-        opened(tmp_path, other)
+        opened(url, other)
     assert "recipe > train > steps: there 300, here 500" in str(caught.value)
     assert "recipe > space > layers > low" in str(caught.value) or "recipe > space > layers" in str(caught.value)
     assert "seed" not in str(caught.value)
@@ -96,11 +120,11 @@ def test_passwords_stay_out_of_recipes_and_messages(monkeypatch: pytest.MonkeyPa
     assert storage_url("sqlite:////s.db", str(tmp_path)) == "sqlite:////s.db"
 
 
-def process(work: Callable[[Any, Hearts], None], tmp_path: Path) -> Any:
+def process(work: Callable[[Any, Hearts], None], url: str) -> Any:
     """A process of its own at the same storage; forked, as loading everything anew would take seconds."""
 
     def run() -> None:
-        study = opened(tmp_path)
+        study = opened(url)
         with Hearts(study._storage) as hearts:
             work(study, hearts)
 
@@ -109,7 +133,7 @@ def process(work: Callable[[Any, Hearts], None], tmp_path: Path) -> Any:
     return one
 
 
-def test_trial_of_a_killed_process_is_done_again(tmp_path: Path) -> None:
+def test_trial_of_a_killed_process_is_done_again(url: str) -> None:
     """Under its own number, with its settings and what it had reported, and not while its process lives."""
 
     def work(study: Any, hearts: Hearts) -> None:
@@ -118,8 +142,8 @@ def test_trial_of_a_killed_process_is_done_again(tmp_path: Path) -> None:
         one.report(3.0, 10)
         time.sleep(120)
 
-    study = opened(tmp_path)
-    worker = process(work, tmp_path)
+    study = opened(url)
+    worker = process(work, url)
     try:
         wait_until(lambda: any(trial.intermediate_values for trial in study.trials), "the trial's first report")
         (before,) = study.trials
@@ -135,8 +159,8 @@ def test_trial_of_a_killed_process_is_done_again(tmp_path: Path) -> None:
     assert [(trial.state.name, trial.value) for trial in study.trials] == [("COMPLETE", 2.0)]
 
 
-def test_trial_that_loses_its_worker_time_and_again_is_failed(tmp_path: Path) -> None:
-    study = opened(tmp_path)
+def test_trial_that_loses_its_worker_time_and_again_is_failed(url: str) -> None:
+    study = opened(url)
     gone = this_worker() | {"started": 1.0}
     for attempt in range(1, 4):
         one = study.ask(DISTRIBUTIONS)
@@ -150,8 +174,8 @@ def test_trial_that_loses_its_worker_time_and_again_is_failed(tmp_path: Path) ->
     assert "its process died 3 times" in trial.user_attrs[OUTCOME]["error"]
 
 
-def test_trial_that_is_put_back_has_lost_nobody(tmp_path: Path) -> None:
-    study = opened(tmp_path)
+def test_trial_that_is_put_back_has_lost_nobody(url: str) -> None:
+    study = opened(url)
     for _ in range(5):
         one = study.ask(DISTRIBUTIONS)
         with Hearts(study._storage) as hearts:
@@ -160,18 +184,24 @@ def test_trial_that_is_put_back_has_lost_nobody(tmp_path: Path) -> None:
     assert (one.number, study.trials[0].state.name, study.trials[0].user_attrs[TRIES]) == (0, "WAITING", 0)
 
 
-def test_trial_of_another_machine_is_given_up_by_its_heart(tmp_path: Path) -> None:
-    study = opened(tmp_path)
+def test_trial_of_another_machine_is_given_up_by_its_heart(url: str) -> None:
+    study = opened(url)
     one = study.ask(DISTRIBUTIONS)
     with Hearts(study._storage) as hearts:
         hearts.add(one)
     one.set_user_attr(WORKER, this_worker() | {"place": "another machine"})
     assert free_lost(study) == 0
 
+    engine = study._storage._backend.engine
+    earlier = {
+        "sqlite": "datetime(heartbeat, '-' || :seconds || ' seconds')",
+        "postgresql": "heartbeat - make_interval(secs => :seconds)",
+    }[engine.dialect.name]
+
     def pass_seconds(seconds: int) -> None:
-        with sqlite3.connect(tmp_path / "s.db") as connection:
+        with engine.begin() as connection:
             connection.execute(
-                "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, ?)", (f"-{seconds} seconds",)
+                sqlalchemy.text(f"UPDATE trial_heartbeats SET heartbeat = {earlier}"), {"seconds": seconds}
             )
 
     pass_seconds(GRACE_SECONDS - 30)
@@ -183,7 +213,7 @@ def test_trial_of_another_machine_is_given_up_by_its_heart(tmp_path: Path) -> No
 
 def test_hearts_beat_again_when_the_storage_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_storage, "BEAT_SECONDS", 0.05)
-    study = opened(tmp_path)
+    study = opened(f"sqlite:///{tmp_path}/s.db")
     one = study.ask(DISTRIBUTIONS)
     lines: list[str] = []
 
@@ -202,7 +232,7 @@ def test_hearts_beat_again_when_the_storage_was_away(tmp_path: Path, monkeypatch
     assert "cannot be reached" in lines[0]
 
 
-def test_workers_on_one_storage_share_the_trials(tmp_path: Path) -> None:
+def test_workers_on_one_storage_share_the_trials(url: str) -> None:
     """Three processes ask for 18 trials: no number twice, no settings lost."""
 
     def work(study: Any, hearts: Hearts) -> None:
@@ -210,11 +240,11 @@ def test_workers_on_one_storage_share_the_trials(tmp_path: Path) -> None:
             one = study.ask(DISTRIBUTIONS)
             study.tell(one, one.params["rate"])
 
-    opened(tmp_path)
-    workers = [process(work, tmp_path) for _ in range(3)]
+    opened(url)
+    workers = [process(work, url) for _ in range(3)]
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    trials = opened(tmp_path).trials
+    trials = opened(url).trials
     assert [trial.number for trial in trials] == list(range(18))
     assert all(trial.value == trial.params["rate"] for trial in trials)
