@@ -72,6 +72,13 @@ class Plan:
         """Where the report of this run lies."""
         return f"{self.workspace}/reports/{self.recipe.name}-{self.identity}.html"
 
+    def is_recorded_at_its_prices(self) -> bool:
+        """Whether the run's record has the prices of this recipe; else report, MLflow and catalog tell of others."""
+        try:
+            return _prices(read_json(self.record_path)["recipe"]) == _prices(self.recipe.dump())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def write_record(self, **facts: Any) -> None:
         """Write the record of this run: recipe, fingerprints and facts; the newest record is the current run.
 
@@ -91,6 +98,11 @@ class Plan:
             write_json(self.record_path, record)
         except OSError as error:
             raise unwritable(self.workspace, error) from error
+
+
+def _prices(recipe: Mapping[str, Any]) -> tuple[Any, Any]:
+    """All that decides costs, of a recipe with its defaults."""
+    return recipe["costs"], recipe["train"]["training"]["price_per_device_hour"]
 
 
 def read_records(workspace: str) -> list[dict[str, Any]]:

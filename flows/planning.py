@@ -102,11 +102,12 @@ def _measured(run: TrainingRun, spec: DeviceSpec, planned: Plan) -> float:
 
 
 def plan_costs(
-    recipe: str, overrides: list[str], planned: Plan, price: float | None, workspace: str | None, here: bool
+    recipe: str, overrides: list[str], planned: Plan, price: float | None, workspace: str | None, measured: bool
 ) -> PlannedCosts:
-    """What a planned training costs, and in a workspace each stage that it lacks; `here`: planned for this machine.
+    """What a planned training costs, and in a workspace each stage that it lacks.
 
-    Then the training's forecast is kept in the workspace. Raises ValueError as `make_plan` does, OSError where the
+    Where its steps were `measured` on this machine, in as many processes as the recipe's, the training's forecast is
+    kept in the workspace. Raises ValueError as `make_plan` does, OSError where the
     workspace cannot be written.
     """
     loaded = load_recipe(recipe, overrides)
@@ -116,7 +117,9 @@ def plan_costs(
     if workspace is None:
         return PlannedCosts(settings, cost, ())
     known = Forecast(facts, f"headrace plan, {planned.mfu_source}") if facts is not None else None
-    return PlannedCosts(settings, cost, tuple(forecasts(make_plan(recipe, workspace, overrides), known, here)))
+    measured = measured and planned.devices == loaded.train.processes
+    stages = forecasts(make_plan(recipe, workspace, overrides), known, settings, measured)
+    return PlannedCosts(settings, cost, tuple(stages))
 
 
 def print_plan(console: Console, planned: Plan, costs: PlannedCosts) -> None:

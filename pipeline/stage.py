@@ -198,7 +198,7 @@ class UnitOutput:
             self._files,
             dict(sorted(self.counts.items())),
             {
-                "seconds": round(time.time() - started, 3),
+                "seconds": round(max(0.0, time.time() - started), 3),  # the system may set time back
                 "cpu_seconds": round(cpu_seconds() - cpu_started, 3),
                 "started": started,
                 "peak_memory_bytes": peak_memory_bytes(),
@@ -299,6 +299,7 @@ class StageRun:
         self.ref = store.ref(stage.name, stage.fingerprint())
         self.units: list[Unit] = []
         self.started = time.time()
+        self._began = time.monotonic()
 
     def plan(self) -> list[Unit]:
         """Prepare the folder and return the units that have no record yet."""
@@ -356,7 +357,7 @@ class StageRun:
             **metered,
             "started": min([self.started, *(item["started"] for item in executions)]),
             "finished": time.time(),
-            "wall_seconds": round(time.time() - self.started, 3),
+            "wall_seconds": round(time.monotonic() - self._began, 3),
             "unit_seconds": round(sum(item["seconds"] for item in executions), 3),
             "cpu_seconds": round(sum(item["cpu_seconds"] for item in executions), 3),
             "peak_memory_bytes": max([peak_memory_bytes(), *(item["peak_memory_bytes"] for item in executions)]),

@@ -42,7 +42,7 @@ def run(
         from flows.tracking import registered, summary
 
         plan = make_plan(recipe, str(workspace), overrides or [])
-        if not plan.missing and registered(plan):
+        if not plan.missing and registered(plan) and plan.is_recorded_at_its_prices():
             if as_json:
                 print_json({"state": "nothing to do", **summary(plan)})
             else:
@@ -144,7 +144,7 @@ def plan(
 
         planned = plan_recipe(recipe, overrides or [], device, devices, price, mfu, measure)
         where = None if workspace is None else str(workspace)
-        costs = plan_costs(recipe, overrides or [], planned, price, where, here=device is None)
+        costs = plan_costs(recipe, overrides or [], planned, price, where, measured=measure and device is None)
         if as_json:
             print_json(planned.to_dict() | costs.to_dict())
         else:

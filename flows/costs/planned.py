@@ -57,21 +57,25 @@ def planned_facts(planned: Plan, on_gpu: bool, threads: int = 0) -> dict[str, An
     }
 
 
-def forecasts(plan: RunPlan, training: Forecast | None, keep: bool) -> list[StageForecast]:
-    """The stages of a run that its workspace lacks; `training` is what is known of that one's time, if anything.
+def forecasts(plan: RunPlan, training: Forecast | None, settings: CostSettings, measured: bool) -> list[StageForecast]:
+    """The stages of a run that its workspace lacks, at these prices; `training` is the plan of that one, if it has any.
 
-    `keep` notes it beside the training's place in the store, to be compared with what happens. Raises OSError where the
-    workspace cannot be written.
+    A plan that was `measured` on this machine is noted beside the training's place in the store, to be compared with
+    what happens; any other gives way to the most similar training of the store. Raises OSError where the workspace
+    cannot be written.
     """
     found = []
     for name in plan.missing:
         stage, ref = plan.stages[name], plan.refs[name]
-        ingest = plan.stages["ingest"].identity()
-        forecast = training if name == "train" and training is not None else forecast_of(plan.store, stage, ref, ingest)
-        if name == "train" and training is not None and keep:
+        if name == "train" and training is not None and measured:
+            forecast: Forecast | None = training
             plan.store.prepare(ref)
             write_forecast(ref, training)
-        cost = account(forecast.facts, plan.recipe.prices) if forecast is not None else None
+        else:
+            forecast = forecast_of(plan.store, stage, ref, plan.stages["ingest"].identity())
+            if name == "train" and forecast is None:
+                forecast = training
+        cost = account(forecast.facts, settings) if forecast is not None else None
         found.append(StageForecast(name, cost, forecast.basis if forecast is not None else "nothing to compare with"))
     return found
 

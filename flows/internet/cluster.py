@@ -164,7 +164,9 @@ class _Run:
         weights = [unit.core_seconds / unit.cores + unit.wait_seconds for unit in stage.units]
         self.pending = deque(sorted(range(len(weights)), key=lambda index: -weights[index]))
         self.attempts = {}
-        self.idle = deque(worker for machine in self.machines if machine.up for worker in machine.workers)
+        # A few units go to as many machines, not all to the first.
+        rows = zip(*(machine.workers for machine in self.machines if machine.up), strict=True)
+        self.idle = deque(worker for row in rows for worker in row)
         for machine in self.machines:
             for worker in machine.workers:
                 worker.warm = False
@@ -178,7 +180,7 @@ class _Run:
         return replace(unit, core_seconds=unit.core_seconds * factor)
 
     def _hand_out(self) -> None:
-        while self.pending and self.idle:
+        while self.pending and self.idle and self.running < self.stages[self.at].count:
             worker = self.idle.popleft()
             worker.unit, worker.phase, worker.spent = self.pending.popleft(), 0, 0.0
             self.running += 1
@@ -196,15 +198,18 @@ class _Run:
             if worker.phase == 1 and unit.requests:
                 return self._ask(worker, self.requests, unit.requests, 1.0)
             if worker.phase == 2 and unit.read_bytes:
-                return self._ask(worker, self.read, unit.read_bytes, unit.connections)
+                return self._ask(worker, self.read, unit.read_bytes, self._connections(unit))
             if worker.phase == 3:
                 return self._ask(worker, worker.machine.processor, *self._computing(worker, unit))
             if worker.phase == 4 and unit.write_bytes:
-                return self._ask(worker, self.write, unit.write_bytes, unit.connections)
+                return self._ask(worker, self.write, unit.write_bytes, self._connections(unit))
             if worker.phase == 5 and unit.wait_seconds:
                 return self._wait(worker, unit.wait_seconds)
         self._end(worker)
         return None
+
+    def _connections(self, unit: UnitWork) -> float:
+        return self.cluster.connections(unit, self.stages[self.at].count)
 
     def _computing(self, worker: _Worker, unit: UnitWork) -> tuple[float, float]:
         """Core seconds and cores, with what a fresh worker takes more: that is done by one core."""
@@ -231,7 +236,7 @@ class _Run:
         self.times[self.at].core_seconds += worker.spent
         worker.unit = None
         self.running -= 1
-        self.idle.append(worker)
+        self.idle.appendleft(worker)  # so that the parts of one unit are done by one process
         self._hand_out()
 
     def _expect_failure(self, machine: _Machine) -> None:

@@ -1,8 +1,8 @@
 """What a committed run tells of its stages: seconds, bytes and memory of every unit, from manifests and unit records.
 
 Within a stage, core seconds of a unit are `fixed + rate x size`, and a worker's first unit takes `warm` more: a fit by
-least squares without negative terms. A stage of one unit tells its rate alone. Sizes are in bytes of text, those of
-`ingest` in bytes of the sources as they are stored.
+least squares without negative terms. Units of one size tell no fixed part, few units their rate alone. Sizes are in
+bytes of text, those of `ingest` in bytes of the sources as they are stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pipeline.store import EXECUTION, Committed, StageRef, read_json
 UNREAD = {"order": ("ingest",), "candidates": ("ingest",), "duplicates": ("ingest",)}
 """Inputs of which a stage reads next to nothing: the text of the few documents that look alike."""
 MINIMUM_UNITS = 4
-"""Fewer units of a stage tell no fixed part."""
+"""Fewer units of a stage tell their rate alone."""
+MINIMUM_SPREAD = 2.0
+"""Units tell a fixed part where large ones are so many times the size of small ones."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ class MeasuredStage:
         return max(1.0, self.core_seconds / seconds) if seconds else 1.0
 
     def rate(self, wall: bool = False) -> Rate:
-        """Core seconds of a unit by its size, or its seconds of the clock."""
-        return fit_rate(self.units, wall)
+        """Core seconds of a unit by its size, or its seconds of the clock. Raises ValueError where there is no unit."""
+        # All units of `candidates` go through the whole text, and the first alone counts it.
+        return total_rate(self.units, wall) if self.name == "candidates" else fit_rate(self.units, wall)
 
 
 @dataclass(frozen=True)
@@ -116,19 +119,28 @@ def fit_rate(units: Sequence[MeasuredUnit], wall: bool = False) -> Rate:
     import numpy as np
     from scipy.optimize import nnls
 
-    if not units:
-        raise ValueError("there is no unit to fit a rate to")
     seconds = np.array([unit.seconds if wall else unit.core_seconds for unit in units])
     sizes = np.array([unit.size for unit in units])
     later = sum(not unit.first for unit in units)
     if len(units) < MINIMUM_UNITS or later < MINIMUM_UNITS - 1 or not sizes.any():
-        total = float(sizes.sum())
-        return Rate(0.0, float(seconds.sum()) / total) if total else Rate(float(seconds.mean()), 0.0)
+        return total_rate(units, wall)
     scale = float(sizes.max())
+    # Of units of one size ones and sizes are the same column, and larger units would be charged for no more than that.
+    # By deciles: a last, small unit tells too little.
+    small, large = np.quantile(sizes[sizes > 0], (0.1, 0.9))
+    ones = np.full(len(units), float(large >= MINIMUM_SPREAD * small))
     first = np.array([float(unit.first) for unit in units])
-    design = np.stack([np.ones(len(units)), sizes / scale, first], axis=1)
-    (fixed, slope, warm), _ = nnls(design, seconds)
+    (fixed, slope, warm), _ = nnls(np.stack([ones, sizes / scale, first], axis=1), seconds)
     return Rate(float(fixed), float(slope) / scale, float(warm))
+
+
+def total_rate(units: Sequence[MeasuredUnit], wall: bool = False) -> Rate:
+    """All seconds over all sizes; the mean of the seconds where no unit has a size. Raises ValueError without units."""
+    if not units:
+        raise ValueError("there is no unit to fit a rate to")
+    seconds = sum(unit.seconds if wall else unit.core_seconds for unit in units)
+    total = sum(unit.size for unit in units)
+    return Rate(0.0, seconds / total) if total else Rate(seconds / len(units), 0.0)
 
 
 def measure(plan: Plan, source_format: str | None = None) -> MeasuredRun:

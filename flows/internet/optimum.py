@@ -55,12 +55,10 @@ def scaling_fit(workspace: str) -> tuple[dict[str, float], str] | None:
 def _fit_of(results: Any) -> dict[str, float] | None:
     if not isinstance(results, Mapping) or results.get("kind", "scaling") != "scaling":
         return None
-    fit = results.get("chinchilla")
-    if not isinstance(fit, Mapping):
-        return None
     try:
+        fit = results["analysis"]["laws"]["parametric"]
         values = {name: float(fit[name]) for name in _FIT}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):  # nothing could be fitted, or not this law
         return None
     return values if all(value > 0 for value in values.values()) else None
 

@@ -95,6 +95,8 @@ def measured_run(recipe: CorpusRecipe, workspace: str) -> MeasuredRun:
     if recipe.base is not None:
         return measure(make_plan(recipe.base, workspace, recipe.overrides), recipe.crawl.format)
     for record in reversed(read_records(workspace)):
+        if "given" not in record:
+            continue  # of an older version
         try:
             plan = make_plan(record["given"], workspace, recipe.overrides)
         except ValueError:
@@ -110,13 +112,17 @@ def measured_run(recipe: CorpusRecipe, workspace: str) -> MeasuredRun:
 def calibrate(recipe: CorpusRecipe, workspace: str, workers: int = 1) -> MeasuredRun:
     """Run the corpus stages of the base recipe (quickstart) in the workspace, as far as they are missing, and measure.
 
-    One worker at a time: then no unit waits for another.
+    One worker at a time: then no unit waits for another. A run that has no record gets one, by which the next plan
+    finds it.
     """
     from pipeline.execution import run_stage
 
     plan = make_plan(recipe.base or "quickstart", workspace, recipe.overrides)
     for name in (name for name in CORPUS_STAGES if name in plan.stages):
         run_stage(plan.stages[name], plan.store, workers)
+    # The record of a run that went further stays: it tells how that ended.
+    if not any(record["identity"] == plan.identity and "given" in record for record in read_records(workspace)):
+        plan.write_record(state="partial")
     return measure(plan, recipe.crawl.format)
 
 
@@ -133,7 +139,7 @@ def plan_corpus(recipe: CorpusRecipe, run: MeasuredRun, workspace: str) -> Corpu
     found = {stage.name: bounds(stage, cluster, workers) for stage in stages}
     limits = {name: binding(times) for name, times in found.items()}
     planned = tuple(
-        _stage_plan(stage, time.seconds, limits[stage.name], found[stage.name][limits[stage.name]])
+        _stage_plan(stage, cluster, time.seconds, limits[stage.name], found[stage.name][limits[stage.name]])
         for stage, time in zip(stages, simulated.stages, strict=True)
     )
     tokens = _tokens(recipe, run, given)
@@ -189,16 +195,17 @@ def _scale(recipe: CorpusRecipe) -> Scale:
 
 def _digests(recipe: CorpusRecipe, given: Input) -> StageWork:
     """What comes before all stages: one process reads every input file for its SHA-256, which identifies the run."""
-    size = float(sum(given.unit_bytes))
-    unit = UnitWork(
+    # Digests are remembered as files are read, so that a machine that fails costs the files in flight: about one part.
+    parts = min(recipe.simulated_units, len(given.unit_bytes))
+    size = float(sum(given.unit_bytes)) / parts
+    part = UnitWork(
         core_seconds=size / HASH_BYTES_PER_SECOND,
         cores=float(min(HASH_THREADS, recipe.cluster.cores)),
         requests=size / (recipe.cluster.request_mebibytes * (1 << 20)),
         read_bytes=size,
         connections=HASH_THREADS,
     )
-    # A machine that fails costs one part of it here; really all of it, but for files whose digests are remembered.
-    return StageWork("digests", (unit,))
+    return StageWork("digests", (part,) * parts, unit_count=1)
 
 
 def _workers(cluster: ClusterConfig, stages: Sequence[StageWork]) -> tuple[int, list[str]]:
@@ -240,11 +247,11 @@ def _cluster(config: ClusterConfig, workers: int) -> Cluster:
     )
 
 
-def _stage_plan(stage: StageWork, seconds: float, limit: str, limit_seconds: float) -> StagePlan:
+def _stage_plan(stage: StageWork, cluster: Cluster, seconds: float, limit: str, limit_seconds: float) -> StagePlan:
     return StagePlan(
         name=stage.name,
         units=stage.count,
-        core_hours=stage.total("core_seconds") / 3600,
+        core_hours=stage.total("core_seconds") / cluster.core_speed / 3600,
         memory_bytes=stage.memory_bytes,
         read_bytes=stage.total("read_bytes"),
         written_bytes=stage.total("write_bytes"),
@@ -282,6 +289,7 @@ def _misfits(recipe: CorpusRecipe, stages: Sequence[StagePlan], given: Input, si
 def _bill(recipe: CorpusRecipe, stages: Sequence[StagePlan], simulated: Simulated) -> dict[str, Any]:
     """Hours, bytes, energy and money. Machines are paid for while they wait, too; energy is that of busy cores."""
     cluster, costs = recipe.cluster, recipe.costs
+    busy = simulated.core_seconds / cluster.core_speed  # the simulation counts those of the machine that was measured
     hours = simulated.seconds / 3600
     rented = hours * cluster.machines * cluster.cores
     read = sum(stage.read_bytes for stage in stages)
@@ -289,7 +297,7 @@ def _bill(recipe: CorpusRecipe, stages: Sequence[StagePlan], simulated: Simulate
     crawl = recipe.crawl.stored_tebibytes * TIB * recipe.snapshots
     facts = {
         "seconds": simulated.seconds,
-        "cpu_seconds": simulated.core_seconds,
+        "cpu_seconds": busy,
         "peak_memory_bytes": cluster.machines * cluster.memory_gibibytes * GIB,
     }
     cost = account(facts, costs)
@@ -300,9 +308,9 @@ def _bill(recipe: CorpusRecipe, stages: Sequence[StagePlan], simulated: Simulate
         "network": 2 * crawl / 1e12 * recipe.price_per_terabyte_moved,  # for the digests, and to be read
     }
     return {
-        "core_hours": simulated.core_seconds / 3600,
+        "core_hours": busy / 3600,
         "rented_core_hours": rented,
-        "lost_core_hours": simulated.lost_core_seconds / 3600,
+        "lost_core_hours": simulated.lost_core_seconds / cluster.core_speed / 3600,
         "failures": simulated.failures,
         "stopped": simulated.stopped,
         "read_bytes": read,

@@ -34,7 +34,8 @@ class StageWork:
     memory_bytes: float = 0.0
     """Of one worker, at most."""
     unit_count: int = 0
-    """Units that there really are, where some were put together for the simulation. 0: as many as `units`."""
+    """Units that there really are, and so run at once at most. 0: as many as `units`. They are more where some were put
+    together for the simulation, and fewer where one was cut into parts, of which each is kept when it is done."""
 
     @property
     def count(self) -> int:
@@ -94,5 +95,14 @@ class Cluster:
 
     def connection(self, units: int) -> float:
         """Bytes that one connection gives in a second while a stage of so many units runs."""
-        beside = min(self.workers, -(-units // self.machines))
-        return min(self.connection_bytes_per_second, self.machine_bytes_per_second / max(1, beside))
+        return min(self.connection_bytes_per_second, self.machine_bytes_per_second / self._beside(units))
+
+    def connections(self, unit: UnitWork, units: int) -> float:
+        """How many connections a unit can fill, one of a stage of so many: its part of a machine's network is shared."""
+        if self.machine_bytes_per_second == float("inf"):
+            return unit.connections
+        return min(unit.connections, self.machine_bytes_per_second / self._beside(units) / self.connection(units))
+
+    def _beside(self, units: int) -> int:
+        """Units that a machine has at once."""
+        return max(1, min(self.workers, -(-units // self.machines)))

@@ -16,7 +16,10 @@ from pipeline.dedup.stages import BAND_KEYS_PER_UNIT
 from pipeline.stage import DOCUMENT_STAGES
 
 PER_SHARD = frozenset(
-    ("ingest", "signatures", "deduplicate", "annotate", "classify", "perplexity", "filter", "privacy", "decontaminate")
+    (
+        *("ingest", "signatures", "deduplicate", "annotate", "classify", "perplexity", "filter", "privacy"),
+        *("overlaps", "decontaminate"),
+    )
 )
 """Stages with a unit for each unit of `ingest`."""
 GROUPED = frozenset(("tokenize", "marks"))
@@ -61,13 +64,13 @@ class Scale:
 
 
 def works(run: MeasuredRun, given: Input, scale: Scale) -> list[StageWork]:
-    """Return the work of every stage of a run for another input.
+    """Return the work of every stage of a run for another input; of those that had nothing to do, none.
 
     Raises ValueError for an input without units.
     """
     if not len(given.unit_bytes):
         raise ValueError("there are no units to work on")
-    return [_work(run, stage, given, scale) for stage in run.stages.values()]
+    return [_work(run, stage, given, scale) for stage in run.stages.values() if stage.units]
 
 
 def share_of_text(run: MeasuredRun, name: str, given: Input) -> float:

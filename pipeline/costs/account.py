@@ -62,7 +62,7 @@ def account(facts: Mapping[str, Any], settings: CostSettings) -> Cost:
 
     `seconds` of wall time. `cpu_seconds` of processor time over all processes; without them `threads` are taken to have
     been busy all the time. `host_memory_bytes`, the peak of the machine's memory, or `peak_memory_bytes` where no GPU
-    trained. `device` that trained (`cpu`, `cuda:0`), `device_name`, and `processes`, one a device; `device_hours` where
+    trained. `device` that trained (`cpu`, `cuda:0`), `device_name`, and `processes`, one a GPU; `device_hours` where
     they are not the product of these. `cpu_joules`, `memory_joules` and `gpu_joules` where a meter ran, with
     `cpu_meter` and `gpu_meter`, the meters' names.
 
@@ -70,7 +70,7 @@ def account(facts: Mapping[str, Any], settings: CostSettings) -> Cost:
     """
     seconds = _number(facts, "seconds")
     device, processes = str(facts.get("device") or ""), max(1, int(_number(facts, "processes")))
-    device_hours = processes * seconds / 3600 if device else 0.0
+    device_hours = devices(facts) * seconds / 3600 if device else 0.0
     if facts.get("device_hours") is not None:
         device_hours = _number(facts, "device_hours")
     known = facts.get("cpu_seconds") is not None
@@ -97,6 +97,12 @@ def account(facts: Mapping[str, Any], settings: CostSettings) -> Cost:
         money,
         "; ".join(told for _, told in parts if told),
     )
+
+
+def devices(facts: Mapping[str, Any]) -> int:
+    """How many devices these facts tell of: a GPU for each process, else the CPU as a whole, whoever shares it."""
+    on_gpu = str(facts.get("device") or "").startswith("cuda")
+    return max(1, int(_number(facts, "processes"))) if on_gpu else 1
 
 
 def cost_of(facts: Mapping[str, Any], settings: CostSettings) -> dict[str, float]:

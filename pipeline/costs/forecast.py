@@ -95,6 +95,9 @@ def _work(store: Store, name: str, config: Mapping[str, Any], inputs: Mapping[st
         model = train.manifest["config"]
         return _blocks(model) + _head(store, train.manifest["inputs"]) * model["model"]["width"]
     parents = [_parent(store, inputs, parent) for parent in inputs]
+    # Of inputs under their own stage's name each counts: by some of them alone there would seem to be little to do.
+    if any(parent is None and Path(store.root, name).is_dir() for name, parent in zip(inputs, parents, strict=True)):
+        return 0.0
     return float(sum(entry["bytes"] for parent in parents if parent for entry in parent.manifest["files"]))
 
 

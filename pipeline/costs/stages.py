@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.costs.account import Cost, account
+from pipeline.costs.account import Cost, account, devices
 from pipeline.costs.settings import CostSettings
 from pipeline.store import EXECUTION, Committed, StageRef, is_local, read_json
 
@@ -34,7 +35,10 @@ class StageCost:
 
 
 def stage_costs(stages: Mapping[str, StageRef | Committed], settings: CostSettings) -> list[StageCost]:
-    """The costs of those stages that are committed and have a record of their execution, in their order."""
+    """The costs of those stages that are committed and have a record of their execution, in their order.
+
+    A stage that was finished in several runs is not set beside its forecast: its record tells the time of the last one.
+    """
     committed = {}
     for name, stage in stages.items():
         if isinstance(stage, Committed):
@@ -44,8 +48,11 @@ def stage_costs(stages: Mapping[str, StageRef | Committed], settings: CostSettin
     found = []
     for name, stage in committed.items():
         facts = stage_facts(stage, committed.get("train"))
-        if facts:
-            expected, basis = _expected(stage, facts)
+        if not facts:
+            continue
+        in_parts = bool(_beside(stage.path, EXECUTION).get("units_of_earlier_runs"))
+        expected, basis = _expected(stage, facts) if not in_parts or name == "train" else ({}, "")
+        with contextlib.suppress(ValueError):  # a record that tells of less than nothing is a broken one
             forecast = account(expected, settings) if expected else None
             found.append(StageCost(name, stage.fingerprint, account(facts, settings), forecast, basis))
     return found
@@ -78,14 +85,16 @@ def _trained(facts: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, A
     """What the training process says of itself: a training that was resumed is counted from its first step."""
     if not result:
         return {}
-    told = ("device", "device_name", "processes", "gpu_joules", "gpu_meter")
-    own = {name: result[name] for name in told if name in result}
     seconds = result.get("seconds") or 0.0
+    told = ("device", "device_name", "processes", "gpu_joules", "gpu_meter")
+    if seconds > (facts["seconds"] or 0.0):  # the record's meter saw the last part of it alone
+        told += ("cpu_joules", "memory_joules", "cpu_meter")
+    own = {name: result.get(name) for name in told}
     return own | {
         "seconds": max(facts["seconds"] or 0.0, seconds),
         "cpu_seconds": max(facts["cpu_seconds"] or 0.0, result.get("cpu_seconds") or 0.0),
         "host_memory_bytes": max(facts["host_memory_bytes"] or 0, result.get("host_memory_bytes") or 0),
-        "device_hours": seconds * (result.get("processes") or 1) / 3600,
+        "device_hours": seconds * devices(result) / 3600,
     }
 
 

@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 try:  # POSIX only; elsewhere two processes may lose each other's entries, and then hash again
@@ -21,6 +21,8 @@ from pipeline.sources.files import InputFile, open_input
 
 RECENT_SECONDS = 2.0
 MAX_ENTRIES = 200_000
+REMEMBER_SECONDS = 30.0
+"""What is read is remembered so often, so that a run that ends in the middle of many files loses little of them."""
 
 
 def cache_path() -> Path:
@@ -37,13 +39,29 @@ def sha256_of(files: Sequence[InputFile]) -> list[str]:
     known = _load(cache_path())
     digests = [known.get(_key(file)) for file in files]
     missing = [index for index, digest in enumerate(digests) if digest is None]
-    if missing:
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashlib releases the GIL
-            fresh = dict(zip(missing, pool.map(lambda index: _read(files[index]), missing), strict=True))
-        for index, digest in fresh.items():
-            digests[index] = digest
-        _remember({_key(files[index]): digest for index, digest in fresh.items() if _settled(files[index])})
+    for index, digest in _fresh(files, missing):
+        digests[index] = digest
     return [digest for digest in digests if digest is not None]
+
+
+def _fresh(files: Sequence[InputFile], missing: Sequence[int]) -> Iterator[tuple[int, str]]:
+    """Read files, several at once, and remember them on the way, those before an error, too."""
+    entries: dict[str, str] = {}
+    remembered = time.monotonic()
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))  # hashlib releases the GIL
+    try:
+        reading = {pool.submit(_read, files[index]): index for index in missing}
+        for done in as_completed(reading):
+            index, digest = reading[done], done.result()
+            if _settled(files[index]):
+                entries[_key(files[index])] = digest
+            if time.monotonic() - remembered > REMEMBER_SECONDS:
+                _remember(entries)
+                entries, remembered = {}, time.monotonic()
+            yield index, digest
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _remember(entries)
 
 
 def _key(file: InputFile) -> str:

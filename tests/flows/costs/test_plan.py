@@ -35,6 +35,17 @@ def test_no_cost_setting_reaches_a_fingerprint(tmp_path: Path, monkeypatch: pyte
     assert plain.stages["train"].config.training.price_per_device_hour is None
 
 
+def test_a_record_of_other_prices_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"text": "a"}\n')
+    plain, priced = (make_plan(CORPUS, "w", given) for given in ([], ["train.training.price_per_device_hour=2"]))
+    assert plain.record_path == priced.record_path
+    assert not plain.is_recorded_at_its_prices()
+    plain.write_record(state="finished")
+    assert plain.is_recorded_at_its_prices()
+    assert not priced.is_recorded_at_its_prices()
+
+
 def test_the_price_of_a_device_has_one_place() -> None:
     both = ["costs.price_per_device_hour=2", "train.training.price_per_device_hour=3"]
     with pytest.raises(RecipeError, match=r"costs\.price_per_device_hour is 2 and train.* 3: give one"):
@@ -84,7 +95,7 @@ def test_a_training_costs_what_its_result_or_its_journal_says(tmp_path: Path, mo
 def test_nothing_is_said_where_nothing_tells_how_long_it_takes() -> None:
     planned = plan_recipe("quickstart", SMALL, "cpu")
     assert planned_facts(planned, on_gpu=False) is None
-    assert plan_costs("quickstart", SMALL, planned, None, None, here=False).cost is None
+    assert plan_costs("quickstart", SMALL, planned, None, None, measured=False).cost is None
 
 
 def test_a_workspace_tells_of_its_missing_stages_and_keeps_the_forecast(
@@ -113,6 +124,15 @@ def test_a_workspace_tells_of_its_missing_stages_and_keeps_the_forecast(
     plan = make_plan("r.yaml", "w", [*SMALL, "train.training.device=cpu"])
     kept = json.loads(Path(plan.refs["train"].path, "forecast.json").read_text())
     assert kept["facts"]["seconds"] == pytest.approx(3600 * planned["hours"])
+    # What was only reckoned gives way to what was seen, at the price that was asked for, and is not kept.
+    Path(plan.refs["train"].path, "forecast.json").unlink()
+    commit(store, "tokenize", plan.refs["tokenize"].fingerprint, summary={"tokenizer": {"vocabulary_size": 100}})
+    reckoned = [one for one in arguments if one != "--measure"]
+    told = CliRunner().invoke(app, [*reckoned, "--mfu", "0.9", "--price", "3600", "--json"])
+    (train,) = [stage for stage in json.loads(told.output)["stages"] if stage["stage"] == "train"]
+    assert "the work of train other" in train["basis"]
+    assert train["money"] == pytest.approx(3600 * train["device_hours"])
+    assert not Path(plan.refs["train"].path, "forecast.json").exists()
     shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
     assert "Stages still to be done" in shown.output
     assert "without" in shown.output

@@ -233,6 +233,23 @@ def test_two_at_a_time(tiny_recipe: Path, workspace: Path) -> None:
     assert all(len(moments) == 15 for moments in (seen[two.name], seen[three.name]))
 
 
+def test_a_limit_of_the_server_keeps_trials_apart(
+    tiny_recipe: Path, workspace: Path, prefect_environment: dict[str, str]
+) -> None:
+    api(prefect_environment, "v2/concurrency_limits/", {"name": "one-device", "limit": 1})
+    seen: list[str] = []
+
+    def watch(trial: Trial, point: Point) -> bool:
+        seen.append(trial.name)
+        return False
+
+    recipe = study_recipe(tiny_recipe, concurrency=2, limit="one-device")
+    outcomes = run_study(recipe, workspace, rates(0.001, 0.002, steps=40), watch)
+    assert all(outcome.finished for outcome in outcomes)
+    assert len(seen) == 20
+    assert len(set(seen[:10])) == len(set(seen[10:])) == 1
+
+
 def test_outcomes_come_back_from_json() -> None:
     outcome = Outcome(
         Trial("one", ("a=1",), {"width": 32, "on": True}), "diverged", "why", curve=(Point(1, 2, 3.0, 4.0),)

@@ -56,7 +56,30 @@ def test_a_stage_without_a_record_or_with_a_broken_one_is_left_out(store: Store)
     gone, broken = commit(store, "filter", "f"), commit(store, "ingest", "i")
     Path(gone.path, "execution.json").unlink()
     Path(broken.path, "execution.json").write_text("{")
-    assert stage_costs({"filter": gone, "ingest": broken}, CostSettings()) == []
+    backwards = commit(store, "privacy", "p", execution={"wall_seconds": -0.3})  # of a clock that was set back
+    assert stage_costs({"filter": gone, "ingest": broken, "privacy": backwards}, CostSettings()) == []
+
+
+def test_what_was_done_in_parts_is_counted_whole_or_not_compared(store: Store) -> None:
+    expected = json.dumps({"facts": {"seconds": 100.0}, "basis": "x"})
+    part = {"wall_seconds": 10.0, "units_of_earlier_runs": 7}
+    ingest = commit(store, "ingest", "i", execution=part)
+    result = {"device": "cpu", "seconds": 200.0, "cpu_joules": 4000.0, "cpu_meter": "RAPL", "processes": 4}
+    # The meter of the record saw the last ten seconds of the training, its own all of them.
+    resumed = trained(store, "t", training(5), result, execution={**part, "cpu_joules": 30.0})
+    for ref in (ingest, resumed):
+        Path(ref.path, FORECAST).write_text(expected)
+    first, second = stage_costs({"ingest": ingest, "train": resumed}, CostSettings(watts_per_gigabyte=0))
+    assert first.ratio is None
+    assert second.ratio == 2.0
+    assert second.cost.kilowatt_hours == pytest.approx(4000 / 3.6e6)
+    assert second.cost.device_hours == pytest.approx(200 / 3600)  # one machine, whatever shares it
+    unmetered = trained(store, "u", training(5), {"device": "cpu", "seconds": 200.0}, execution={"cpu_joules": 30.0})
+    (cost,) = stage_costs({"train": unmetered}, CostSettings())
+    assert "processor: its time" in cost.cost.basis
+    whole = trained(store, "w", training(5), {**result, "seconds": 9.0}, execution={"cpu_joules": 90.0})
+    (cost,) = stage_costs({"train": whole}, CostSettings(watts_per_gigabyte=0))
+    assert cost.cost.kilowatt_hours == pytest.approx(90 / 3.6e6)
 
 
 def test_a_forecast_scales_the_most_similar_run(store: Store) -> None:
@@ -85,6 +108,9 @@ def test_a_stage_whose_inputs_are_missing_is_compared_by_the_sources(store: Stor
     assert by_sources is not None
     assert by_sources.facts["seconds"] == 30.0
     assert foresee(store, "tokenize", "new", {}, {"filter": "not yet"}) is None
+    # By some of its inputs alone, such as the tokenizer of another run, there would seem to be little to do.
+    commit(store, "tokenizer", "small", size=1)
+    assert foresee(store, "tokenize", "new", {}, {"filter": "not yet", "tokenizer": "small"}) is None
 
 
 def test_a_training_is_compared_by_tokens_and_weights(store: Store) -> None:
