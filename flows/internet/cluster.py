@@ -254,6 +254,7 @@ class _Run:
         stage = self.times[self.at]
         stage.failures += bool(lost)
         self.idle = deque(worker for worker in self.idle if worker.machine is not machine)
+        out_of_tries = False
         for worker in lost:
             done = worker.spent
             if worker.share is not None:
@@ -261,28 +262,33 @@ class _Run:
                 served = resource.remove(share)
                 done = served if resource is machine.processor else done
             assert worker.unit is not None
-            self._again(worker.unit)
+            out_of_tries |= self._again(worker.unit)
             stage.core_seconds += done
             stage.lost_core_seconds += done
             worker.unit, worker.share = None, None
             worker.life += 1
             self.running -= 1
+        if out_of_tries:
+            self._stop()
         for worker in machine.workers:
             worker.started = worker.warm = False
         self.clock.at(self.clock.now + self.cluster.restart_seconds, lambda: self._come_back(machine, again))
         if lost:
             self._hand_out()
 
-    def _again(self, unit: int) -> None:
-        tries = self.attempts.get(unit, 0) + 1
-        if tries > self.cluster.retries:
-            self.stopped += 1
-            tries = 0
-            if self.stopped >= MOST_STOPS:
-                self.endless = self.stages[self.at].name
-        self.attempts[unit] = tries
+    def _again(self, unit: int) -> bool:
+        """Put a unit before all that wait. Whether it had no tries left."""
+        self.attempts[unit] = self.attempts.get(unit, 0) + 1
         self.times[self.at].retried_units += 1
         self.pending.appendleft(unit)
+        return self.attempts[unit] > self.cluster.retries
+
+    def _stop(self) -> None:
+        """Count a stop, one however many units had no tries left; the run that is started then counts tries anew."""
+        self.stopped += 1
+        self.attempts = {}
+        if self.stopped >= MOST_STOPS:
+            self.endless = self.stages[self.at].name
 
     def _come_back(self, machine: _Machine, again: bool) -> None:
         machine.up = True

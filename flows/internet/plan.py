@@ -121,7 +121,7 @@ def calibrate(recipe: CorpusRecipe, workspace: str, workers: int = 1) -> Measure
     for name in (name for name in CORPUS_STAGES if name in plan.stages):
         run_stage(plan.stages[name], plan.store, workers)
     # The record of a run that went further stays: it tells how that ended.
-    if not any(record["identity"] == plan.identity and "given" in record for record in read_records(workspace)):
+    if not any(record.get("identity") == plan.identity and "given" in record for record in read_records(workspace)):
         plan.write_record(state="partial")
     return measure(plan, recipe.crawl.format)
 

@@ -123,6 +123,7 @@ class OptimalConfig(StageConfig):
     tokens_per_parameter: float = _number(
         20.0, "Without a fit of headrace scaling in the workspace: Chinchilla (Hoffmann et al. 2022).", gt=0
     )
+    furthest: float = _number(1000.0, "Times a fit's most tokens; a fit is carried no further than that.", gt=0)
 
 
 class CorpusRecipe(StageConfig):

@@ -98,7 +98,7 @@ class Cluster:
         return min(self.connection_bytes_per_second, self.machine_bytes_per_second / self._beside(units))
 
     def connections(self, unit: UnitWork, units: int) -> float:
-        """How many connections a unit can fill, one of a stage of so many: its part of a machine's network is shared."""
+        """How many connections a unit of a stage of so many can fill: it has its part of a machine's network alone."""
         if self.machine_bytes_per_second == float("inf"):
             return unit.connections
         return min(unit.connections, self.machine_bytes_per_second / self._beside(units) / self.connection(units))

@@ -86,7 +86,7 @@ def _trained(facts: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, A
     if not result:
         return {}
     seconds = result.get("seconds") or 0.0
-    told = ("device", "device_name", "processes", "gpu_joules", "gpu_meter")
+    told: tuple[str, ...] = ("device", "device_name", "processes", "gpu_joules", "gpu_meter")
     if seconds > (facts["seconds"] or 0.0):  # the record's meter saw the last part of it alone
         told += ("cpu_joules", "memory_joules", "cpu_meter")
     own = {name: result.get(name) for name in told}

@@ -69,6 +69,31 @@ def test_storage_is_shared_and_its_bytes_are_waited_for() -> None:
     assert simulate([StageWork("a", units(2, 5.0, read_bytes=100.0))], thin).seconds == pytest.approx(15.0)
 
 
+def test_a_unit_of_many_connections_has_no_more_than_its_part_of_a_machines_network() -> None:
+    wide = units(2, 5.0, read_bytes=100.0, connections=8.0)
+    thin = replace(ONE, connection_bytes_per_second=4.0, machine_bytes_per_second=20.0)
+    assert simulate([StageWork("alone", wide[:1])], thin).seconds == pytest.approx(100.0 / 20.0 + 5.0)
+    assert simulate([StageWork("two", wide)], thin).seconds == pytest.approx(100.0 / 10.0 + 5.0)
+    fast = replace(thin, machine_bytes_per_second=1e9)
+    assert simulate([StageWork("alone", wide[:1])], fast).seconds == pytest.approx(100.0 / (8 * 4.0) + 5.0)
+
+
+def test_few_units_are_spread_over_the_machines() -> None:
+    stage = StageWork("wide", units(2, 20.0, cores=2.0))
+    assert simulate([stage], replace(ONE, machines=2)).seconds == pytest.approx(10.0)  # 20.0 on one machine
+
+
+def test_a_unit_in_parts_is_done_by_one_process_that_keeps_those_it_has_done() -> None:
+    stage = StageWork("digests", units(100), unit_count=1)
+    assert simulate([stage], replace(ONE, machines=2, start_seconds=2.0)).seconds == pytest.approx(1002.0)
+    killed = simulate([stage], replace(ONE, kills=((505.0, 0),), restart_seconds=2.0))
+    assert (killed.seconds, killed.lost_core_seconds) == (pytest.approx(1007.0), pytest.approx(5.0))
+    often = simulate([StageWork("digests", units(600, 60.0), unit_count=1)], replace(ONE, failure_hours=0.5))
+    assert often.failures > 5
+    assert (often.endless, often.stopped) == ("", 0)
+    assert often.seconds < 1.1 * 600 * 60.0
+
+
 def test_a_death_takes_what_was_in_flight_on_its_machine_and_no_more() -> None:
     stage = StageWork("a", units(6))
     cluster = replace(ONE, kills=((15.0, 0),), restart_seconds=2.0)
@@ -93,6 +118,8 @@ def test_a_unit_without_tries_left_stops_the_run_and_is_done_when_it_is_started_
     simulated = simulate([StageWork("a", units(1))], replace(ONE, kills=kills, retries=2))
     assert (simulated.stopped, simulated.stage("a").retried_units) == (1, 3)
     assert simulated.core_seconds - simulated.lost_core_seconds == pytest.approx(10.0)
+    both = simulate([StageWork("a", units(2))], replace(ONE, kills=kills, retries=2))
+    assert (both.stopped, both.stage("a").retried_units) == (1, 6)  # the run stops once for both
 
 
 def test_failures_stragglers_and_throttling_are_random_by_the_seed_alone_and_keep_the_work() -> None:

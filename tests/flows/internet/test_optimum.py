@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,12 @@ import pytest
 
 from flows.internet.optimum import optimal_parameters, optimum, scaling_fit
 from flows.internet.recipe import OptimalConfig
+from flows.studies.scaling.ladder import Ladder
+from flows.studies.scaling.recipe import load_scaling_recipe
+from flows.studies.scaling.results import Findings, results_of
+from flows.studies.trial import Outcome, Trial
+from tests.training.scaling.ladders import grid
+from training.scaling import Parametric, analyse
 
 # Besiroglu et al. 2024, "Chinchilla Scaling: A replication attempt".
 FIT = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
@@ -40,19 +47,36 @@ def test_the_newest_whole_fit_of_a_workspace_is_taken(tmp_path: Path) -> None:
         (folder / "results.json").write_text(text)
         os.utime(folder / "results.json", (age, age))
 
-    write("old-1", json.dumps({"chinchilla": {**FIT, "E": 1.0}}), 1e9)
-    write("new-2", json.dumps({"kind": "scaling", "chinchilla": FIT}), 2e9)
+    def study(kind: str = "scaling", **law: float | None) -> str:
+        """results.json as `headrace scaling` writes it, of runs that lie on FIT; with other coefficients in `law`."""
+        results = {"kind": kind, **results_of(findings)}
+        results["analysis"]["laws"]["parametric"] |= law
+        return json.dumps(results)
+
+    analysis = analyse(grid(Parametric(**FIT), (1e8, 4e8, 1.6e9), (1e9, 8e9, 6.4e10)), draws=2)
+    outcome = Outcome(Trial("largest"), "finished", flops=6e20)
+    findings = Findings(load_scaling_recipe("quickstart"), Ladder((), (), None), (outcome,), 10**12, analysis=analysis)
+    nothing = {"kind": "scaling", **results_of(replace(findings, analysis=None, problem="too few runs"))}
+    write("old-1", study(E=1.0), 1e9)
+    write("new-2", study(), 2e9)
     write("broken-3", "{", 3e9)
-    write("search-4", json.dumps({"kind": "search", "chinchilla": FIT}), 3e9)
-    write("negative-5", json.dumps({"chinchilla": {**FIT, "beta": -1}}), 3e9)
-    write("nothing-6", json.dumps({"chinchilla": None}), 3e9)
+    write("search-4", study("search"), 3e9)
+    write("negative-5", study(beta=-1.0), 3e9)
+    write("none-6", study(beta=None), 3e9)
+    write("nothing-7", json.dumps(nothing), 3e9)
     found = scaling_fit(str(tmp_path))
-    assert found == (FIT, "new-2")
+    assert found is not None
+    assert found.law == pytest.approx(FIT, rel=0.01)
+    assert (found.study, found.tokens) == ("new-2", 6.4e10)
     best = optimum(1.4e12, OptimalConfig(), found)
-    assert best.parameters == pytest.approx(optimal_parameters(FIT, 1.4e12))
+    assert best.parameters == pytest.approx(optimal_parameters(FIT, 1.4e12), rel=0.1)
     assert best.loss is not None
     assert 1.8172 < best.loss < 2.1
-    assert "new-2" in best.basis
+    assert best.basis == "fit of new-2, carried to 21.9 times its tokens"
+    far = optimum(1e14, OptimalConfig(), found)
+    assert (far.parameters, far.loss) == (1e14 / 20, None)
+    assert "the fit of new-2 ends at 6.4e+10 tokens" in far.basis
+    assert optimum(1e14, OptimalConfig(furthest=1e9), found).loss is not None
 
 
 def test_a_device_of_no_known_peak_is_refused() -> None:

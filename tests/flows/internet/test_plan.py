@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,17 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.internet.measured import MeasuredRun, MeasuredUnit, fit_rate, measure
-from flows.internet.plan import measured_run, plan_corpus
+from flows.internet.plan import calibrate, measured_run, plan_corpus
 from flows.internet.recipe import load_corpus_recipe
 from flows.internet.workload import Input, Scale, works
 from flows.plan import make_plan
 from flows.recipe import RecipeError
+from pipeline.costs import account
 from pipeline.execution import run_stage
 from pipeline.stage import CORPUS_STAGES
 from tests.flows import tiny
 
-DROPPED = ("classify", "perplexity_model", "decontaminate", "privacy", "marks", "filter", "execution")
+DROPPED = ("classify", "marks", "filter", "execution")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = {key: value for key, value in tiny.recipe(folder / "corpus").items() if key not in DROPPED}
     recipe["ingest"]["unit_bytes"] = 8_000
     recipe["deduplicate"] = {}
+    recipe["perplexity_model"]["minimum_words"] = 10**9  # no language has so many: a stage without units
     plan = make_plan(recipe, str(folder / "workspace"))
     for name in (name for name in CORPUS_STAGES if name in plan.stages):
         run_stage(plan.stages[name], plan.store, workers=0)
@@ -59,6 +62,27 @@ def test_the_fit_finds_fixed_rate_and_warm_up() -> None:
     assert alone.seconds(2e6) == pytest.approx(2 * (0.2 + 3.0 + 1.5))
     with pytest.raises(ValueError, match="no unit"):
         fit_rate([])
+
+
+def test_units_of_one_size_tell_a_rate_that_larger_ones_are_charged_by() -> None:
+    chance = random.Random(2)
+
+    def unit(size: float, first: bool = False) -> MeasuredUnit:
+        seconds = 1e-6 * size * chance.uniform(0.9, 1.1) + (0.5 if first else 0.0)
+        return MeasuredUnit(size, seconds, seconds, first, size)
+
+    units = [unit(32e6, first=True), *(unit(32e6) for _ in range(30)), MeasuredUnit(5e6, 20.0, 20.0, False, 5e6)]
+    rate = fit_rate(units)
+    assert rate.seconds(1024e6) == pytest.approx(1024.0, rel=0.05)
+
+
+def test_candidates_count_the_text_once_and_are_charged_by_all_of_it(run: MeasuredRun) -> None:
+    text = run.text_bytes
+    units = tuple(MeasuredUnit(text if at == 0 else 0.0, 2.0, 2.0, at == 0, 0.0) for at in range(14))
+    stages = {**run.stages, "candidates": replace(run.stages["candidates"], units=units)}
+    given = Input([1e6], 100 * text, 100 * run.documents)
+    work = next(work for work in works(replace(run, stages=stages), given, Scale()) if work.name == "candidates")
+    assert 100 < work.total("core_seconds") / (14 * 2.0) < 300  # n log n
 
 
 def test_a_run_tells_units_bytes_and_documents(run: MeasuredRun, workspace: Path) -> None:
@@ -95,6 +119,17 @@ def test_the_same_input_is_the_same_work_and_twice_of_it_twice(run: MeasuredRun)
         works(run, Input([], 1.0, 1.0), Scale())
 
 
+def test_every_stage_has_as_many_units_as_its_run_and_one_without_units_is_left_out(run: MeasuredRun) -> None:
+    made = {work.name: work.count for work in works(run, Input([1e6] * 50, 4e8, 1e5), Scale())}
+    assert [*made] == [name for name in run.stages if name != "perplexity_model"]
+    assert run.stages["perplexity_model"].units == ()
+    shards = len(run.stages["ingest"].units)
+    for name, stage in run.stages.items():
+        if name not in ("perplexity_model", "candidates", "tokenize"):  # by languages, documents, bytes
+            assert made[name] == (50 if len(stage.units) == shards else 1), name
+    assert {"overlaps", "decontaminate", "privacy", "perplexity"} <= {*made}
+
+
 def test_units_put_together_are_the_same_work(run: MeasuredRun) -> None:
     given = Input([1e6] * 1000, 4e9, 1e6)
     whole, fewer = works(run, given, Scale()), works(run, given, Scale(most_units=50))
@@ -121,6 +156,35 @@ def test_a_plan_names_the_binding_limit_and_what_does_not_fit(run: MeasuredRun, 
     assert planned.tokens < ten.tokens < 10 * planned.tokens  # snapshots share pages
     assert any("32 bits" in told for told in ten.does_not_fit)
     assert any(told.startswith("memory: a worker of order") for told in ten.does_not_fit)
+
+
+def test_faster_cores_take_fewer_core_hours_and_less_energy(run: MeasuredRun, workspace: Path) -> None:
+    small = ["simulated_units=200", "cluster.machines=4", "cluster.cores=8", "cluster.failure_hours=1e9"]
+    small += ["cluster.throttle_every_hours=1e9", "cluster.variation=0"]
+    one, twice = (
+        plan_corpus(load_corpus_recipe("common-crawl", [*small, f"cluster.core_speed={speed}"]), run, str(workspace))
+        for speed in (1, 2)
+    )
+    assert twice.core_hours == pytest.approx(one.core_hours / 2)
+    for slow, fast in zip(one.stages, twice.stages, strict=True):
+        assert fast.core_hours == pytest.approx(slow.core_hours / 2)
+    for planned in (one, twice):
+        facts = {"seconds": planned.hours * 3600, "cpu_seconds": planned.core_hours * 3600}
+        facts["peak_memory_bytes"] = 4 * 128 * 2.0**30
+        known = account(facts, load_corpus_recipe("common-crawl").costs)
+        assert planned.kilowatt_hours == pytest.approx(known.kilowatt_hours)
+        assert planned.carbon_grams == pytest.approx(known.carbon_grams)
+
+
+def test_failures_cost_the_digests_no_more_than_the_files_in_flight(run: MeasuredRun, workspace: Path) -> None:
+    small = ["simulated_units=2000", "cluster.machines=2", "cluster.cores=8"]
+    recipe = load_corpus_recipe("spot", [*small, "crawl.pages=1e6", "crawl.content_tebibytes=85"])
+    alone = replace(run, stages={name: replace(stage, units=()) for name, stage in run.stages.items()})
+    planned = plan_corpus(recipe, alone, str(workspace))
+    assert planned.failures > 2
+    assert planned.stages[0].hours < 1.2 * planned.stages[0].limit_hours
+    assert not planned.stopped
+    assert planned.does_not_fit == ()
 
 
 @pytest.mark.parametrize(
@@ -168,6 +232,25 @@ def test_the_command_prints_json_and_names_what_is_wrong(workspace: Path, tmp_pa
     nothing = runner.invoke(app, [*said, "--workspace", str(tmp_path)])
     assert nothing.exit_code == 2
     assert "--calibrate" in nothing.stderr
+
+
+def test_what_calibrates_is_found_by_the_next_plan(run: MeasuredRun, workspace: Path, tmp_path: Path) -> None:
+    record = json.loads(next((workspace / "runs").glob("*.json")).read_text())
+    (tmp_path / "store").symlink_to(workspace / "store")  # all stages are committed
+    (tmp_path / "runs").mkdir()
+    older = {"recipe": record["recipe"], "updated": record["updated"] + 1e9}
+    (tmp_path / "runs" / "older.json").write_text(json.dumps(older))
+    base = tiny.write_recipe(tmp_path / "base.yaml", record["given"])
+    asked = load_corpus_recipe("common-crawl", [f"base={base}"])
+    with pytest.raises(ValueError, match="--calibrate"):
+        measured_run(load_corpus_recipe("common-crawl"), str(tmp_path))
+    assert calibrate(asked, str(tmp_path)) == run
+    assert measured_run(load_corpus_recipe("common-crawl"), str(tmp_path)) == run
+    plan = make_plan(str(base), str(tmp_path))
+    assert json.loads(Path(plan.record_path).read_text())["state"] == "partial"
+    plan.write_record(state="finished")
+    calibrate(asked, str(tmp_path))
+    assert json.loads(Path(plan.record_path).read_text())["state"] == "finished"
 
 
 def test_wrong_settings_and_an_unfinished_run_are_refused(workspace: Path) -> None:

@@ -4,13 +4,14 @@ import hashlib
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import fsspec
 import pytest
 from pydantic import ValidationError
 
-from pipeline.sources import IngestConfig, InputFile, SourceConfig, source_files
+from pipeline.sources import IngestConfig, InputFile, SourceConfig, digests, source_files
 from pipeline.sources.digests import cache_path, sha256_of
 from tests.pipeline.sources.helpers import read, texts
 
@@ -157,6 +158,30 @@ def test_an_unreadable_file_is_named(tmp_path: Path):
         sha256_of([InputFile("gone", str(tmp_path / "gone"), 3, "1")])
 
 
+def test_digests_are_remembered_on_the_way_and_before_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files = [settled(tmp_path / name, name.encode()) for name in ("a", "b", "last")]
+    seen: list[set[str]] = []
+
+    def read(file: InputFile) -> str:
+        if file.name == "last":  # ends when it was seen that the others are remembered, or never were
+            deadline = time.monotonic() + 0.5
+            while time.monotonic() < deadline and len(seen[-1]) < 2:
+                time.sleep(0.01)
+                seen.append(set(json.loads(cache_path().read_text())) if cache_path().exists() else set())
+            raise ValueError("it broke")
+        return hashlib.sha256(file.name.encode()).hexdigest()
+
+    monkeypatch.setattr(digests, "_read", read)
+    for seconds, before in ((-1.0, 2), (60.0, 0)):
+        monkeypatch.setattr(digests, "REMEMBER_SECONDS", seconds)
+        cache_path().unlink(missing_ok=True)
+        seen.append(set())
+        with pytest.raises(ValueError, match="it broke"):
+            sha256_of(files)
+        assert len(seen[-1]) == before
+        assert len(json.loads(cache_path().read_text())) == 2
+
+
 def digest_some(folder: str, numbers: range) -> None:
     for number in numbers:
         sha256_of([settled(Path(folder, str(number)), str(number).encode())])
@@ -171,5 +196,5 @@ def test_two_processes_share_the_cache(tmp_path: Path):
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    digests = set(json.loads(cache_path().read_text()).values())
-    assert digests == {hashlib.sha256(str(number).encode()).hexdigest() for number in range(80)}
+    known = set(json.loads(cache_path().read_text()).values())
+    assert known == {hashlib.sha256(str(number).encode()).hexdigest() for number in range(80)}
