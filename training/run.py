@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from training import checkpoints, devices, objectives
 from training.callbacks import Callback, journal, samples
@@ -29,6 +30,11 @@ from training.loader import ValidationLoader, check_shards
 from training.trainer import Stopped, Trainer, setting_of
 from training.watchdog import Watchdog
 
+PATIENCE_SECONDS = 75.0
+"""How long a training waits for another one in its folder: what is left of a run that was killed writes its checkpoint
+and ends within the 60 s of grace that it has, and goes on only in this one."""
+_LOOK_SECONDS = 0.2
+
 
 def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda trainer: None) -> dict[str, Any]:
     """Train a run to its end, from its newest checkpoint if there is one, and return the content of its result.json.
@@ -44,7 +50,7 @@ def train(run: TrainingRun, on_trainer: Callable[[Trainer], None] = lambda train
     result_path = output_dir / "result.json"
     with contextlib.ExitStack() as stack:
         if world.is_main:
-            stack.enter_context(sole_owner(output_dir))
+            stack.enter_context(sole_owner(output_dir, PATIENCE_SECONDS, report))
             check_shards(run)
         stack.enter_context(world.joined(compute.device))
         guard = run.training.guard
@@ -153,16 +159,36 @@ def result(trainer: Trainer) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def sole_owner(output_dir: Path) -> Iterator[None]:
-    """Hold a folder for this process; raises ValueError when another one trains there or it cannot be written."""
+def sole_owner(
+    output_dir: Path, patience_seconds: float = 0.0, report: Callable[..., None] = lambda event, **facts: None
+) -> Iterator[None]:
+    """Hold a folder for this process; `report` hears once that another one trains there and is waited for.
+
+    Raises ValueError when that one has not ended after `patience_seconds`, or the folder cannot be written.
+    """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         file = (output_dir / ".lock").open("w")
     except OSError as error:
         raise ValueError(f"output_dir {output_dir}: cannot be written: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"output_dir {output_dir}: another process is training there; wait for it") from None
+        deadline = time.monotonic() + patience_seconds
+        waits = False
+        while not _locked(file):
+            if time.monotonic() >= deadline:
+                raise ValueError(f"output_dir {output_dir}: another process is training there; wait for it")
+            if not waits:
+                waits = True
+                message = f"another process is training in {output_dir}; waiting up to {patience_seconds:.0f} s for it"
+                report("warning", message=message, reason="waiting")
+            time.sleep(_LOOK_SECONDS)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock of a file is this process's now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -18,14 +18,16 @@ class Optimum:
     best_tried: float
     """The rate of the sweep with the lowest loss."""
     edge: Literal["", "lowest", "highest"] = ""
-    """Whether that is the lowest or highest rate of the sweep: the optimum may lie beyond it."""
+    """Whether that is the lowest or highest rate of the sweep: the optimum may lie beyond it. The highest one below a
+    rate that diverged is none, since beyond it lies nothing."""
 
 
 def optimum(rates: Sequence[float], losses: Sequence[float]) -> Optimum:
     """The vertex of the parabola through the best point of a sweep and its neighbours, over the logarithm of the rate.
 
-    At the edge of the sweep the best point itself. Losses that are no number are left out. Raises ValueError for fewer
-    than three points, rates that are not positive, or one rate twice.
+    At the edge of the sweep the best point itself. A loss is infinite where the training diverged and NaN where it is
+    not known; both are left out. Raises ValueError for fewer than three points, rates that are not positive, or one
+    rate twice.
     """
     if len(rates) != len(losses):
         raise ValueError(f"{len(rates)} rates, but {len(losses)} losses")
@@ -38,8 +40,13 @@ def optimum(rates: Sequence[float], losses: Sequence[float]) -> Optimum:
         raise ValueError(f"an optimum needs losses at three rates at least, got {len(points)}")
     place = min(range(len(points)), key=lambda index: points[index][1])
     rate, loss = points[place]
-    if place in (0, len(points) - 1):
-        return Optimum(rate, loss, rate, "lowest" if place == 0 else "highest")
+    if place == 0:
+        return Optimum(rate, loss, rate, "lowest")
+    if place == len(points) - 1:
+        _, above = min(
+            ((one, its) for one, its in zip(rates, losses, strict=True) if one > rate), default=(rate, math.nan)
+        )
+        return Optimum(rate, loss, rate, "" if above == math.inf else "highest")
     (x0, y0), (x, y), (x2, y2) = ((math.log2(near), its) for near, its in points[place - 1 : place + 2])
     # Newton's form of the parabola through three points.
     first = (y - y0) / (x - x0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,8 +36,9 @@ def _add_study(kind: str, help_text: str) -> None:
             quieten_prefect(verbose)
             from flows.studies.command import closing_lines, study_flow, summary
 
-            follow(lambda: study_flow(kind)(recipe, str(workspace), overrides), quiet=as_json)
-            facts = summary(workspace, kind)
+            found: dict[str, Any] = {}
+            follow(lambda: found.update(study_flow(kind)(recipe, str(workspace), overrides)), quiet=as_json)
+            facts = summary(workspace, kind, found["fingerprint"])
             if as_json:
                 print_json(facts)
             else:

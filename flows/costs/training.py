@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flows.plan import Plan
 from pipeline.costs import cost_of, journal_facts
 
 
-def training_cost(plan: Plan) -> dict[str, float]:
+def training_cost(plan: Plan, start: Mapping[str, Any] | None = None) -> dict[str, float]:
     """kilowatt_hours, carbon_grams, money and device_hours of a plan's training at the prices of its recipe.
 
-    Of a committed one by its result, else by the last line of the journal that it left; empty where there is none.
+    Of a committed one by its result, else by the last line of the journal that it left, and the trainer's event
+    `start`, which knows the devices; without that it counts as one on a CPU. Empty where there is no journal.
     """
     ref = plan.refs["train"]
     if ref.is_committed:
@@ -23,7 +26,7 @@ def training_cost(plan: Plan) -> dict[str, float]:
         return {}
     for line in reversed(lines):
         try:
-            return cost_of(journal_facts(json.loads(line)), plan.recipe.prices)
+            return cost_of(journal_facts(json.loads(line), start), plan.recipe.prices)
         except (ValueError, AttributeError, TypeError):  # cut short by a crash
             continue
     return {}

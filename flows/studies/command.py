@@ -12,16 +12,16 @@ from training.tracking import find_location
 
 
 def study_flow(kind: str) -> Any:
-    """The Prefect flow of a kind of study: recipe, workspace, overrides."""
+    """The Prefect flow of a kind of study: recipe, workspace, overrides; it returns what `Study.finish` does."""
     return getattr(importlib.import_module(f"flows.studies.{kind}.flow"), kind)
 
 
-def summary(workspace: str | Path, kind: str) -> dict[str, Any]:
-    """The main facts of the newest study of a kind as JSON values. Raises ValueError where there is none."""
-    records = read_studies(workspace, kind)
+def summary(workspace: str | Path, kind: str, fingerprint: str) -> dict[str, Any]:
+    """The main facts of the study with this fingerprint as JSON values. Raises ValueError where there is none."""
+    records = [record for record in read_studies(workspace, kind) if record.get("fingerprint") == fingerprint]
     if not records:
-        raise ValueError(f"{workspace} holds no study of the kind {kind}")
-    record = records[-1]
+        raise ValueError(f"{workspace} holds no study of the kind {kind} with the fingerprint {fingerprint}")
+    (record,) = records
     folder = Path(record["folder"])
     return {
         "kind": kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.costs.training import training_cost
 from flows.plan import Plan
 from flows.studies.trial import Outcome, Point, State, Trial
 from flows.training_stages import checkpoint_folder
@@ -16,15 +18,28 @@ from pipeline.store import Committed
 
 
 class Clock:
-    """Tells the time of a training process's own work from that of everything around it."""
+    """Tells the time of a training process's own work from that of everything around it, waiting left out."""
 
     def __init__(self) -> None:
         self._created = time.perf_counter()
         self._started: float | None = None
-        self._trained = 0.0
+        self._waiting: float | None = None
+        self._trained = self._waited = 0.0
+
+    def wait(self) -> None:
+        """Somebody else has the device or the training: from here on nothing is held."""
+        if self._waiting is None:
+            self._waiting = time.perf_counter()
+
+    def go_on(self) -> None:
+        """The waiting is over, if there was any."""
+        if self._waiting is not None:
+            self._waited += time.perf_counter() - self._waiting
+            self._waiting = None
 
     def start(self) -> None:
         """The trainer is about to take its first step."""
+        self.go_on()
         self._started = time.perf_counter()
 
     def stop(self) -> None:
@@ -34,9 +49,10 @@ class Clock:
             self._started = None
 
     def overhead(self) -> float:
-        """Seconds since the clock was made in which nothing was trained."""
+        """Seconds since the clock was made in which nothing was trained, and nobody waited for."""
         self.stop()
-        return round(time.perf_counter() - self._created - self._trained, 3)
+        self.go_on()
+        return round(time.perf_counter() - self._created - self._trained - self._waited, 3)
 
 
 def outcome_of(trial: Trial, committed: Committed, known: Outcome | None = None) -> Outcome:
@@ -88,8 +104,25 @@ def unfinished(trial: Trial, plan: Plan, state: State, error: str, start: Mappin
         tokens=tokens,
         flops=flops_per_token * tokens,
         seconds=_seconds(rows, tokens),
+        cost=training_cost(plan, start),
         fingerprint=ref.fingerprint,
+        guard=guard_of(plan),
     )
+
+
+def spares_training(known: Outcome, plan: Plan) -> bool:
+    """Whether the record of a trial that has no training in the store says that there will be none.
+
+    The guard is no part of a training's identity, and its own message advises to change it: what it ended under other
+    settings is trained again.
+    """
+    return known.state == "pruned" or (known.state == "diverged" and known.guard == guard_of(plan))
+
+
+def guard_of(plan: Plan) -> dict[str, float]:
+    """The settings of training.guard that decide whether a training of a plan is given up as diverged."""
+    values = dataclasses.asdict(plan.stages["train"].config.training.guard)
+    return {name: float(value) for name, value in values.items() if not name.startswith("stall")}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

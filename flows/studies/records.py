@@ -63,10 +63,15 @@ class StudyFiles:
             },
         )
 
-    def write_outcome(self, outcome: Outcome, outcomes: Sequence[Outcome]) -> None:
-        """Write a trial's record, and the rows of all of this run's trials. Raises StoreError as `write_record`."""
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Write a trial's record, and the rows of all trials on record. Raises StoreError as `write_record`."""
         self._write(f"trials/{outcome.trial.name}.json", outcome.as_json())
-        rows = [{"study": self.recipe.name, "kind": self.kind, **one.as_json()} for one in outcomes]
+        self.write_rows()
+
+    def write_rows(self) -> None:
+        """Write the rows of all trials on record, whichever process put them there. Raises as `write_record`."""
+        records = (_outcome(path) for path in sorted((self.folder / "trials").glob("*.json")))
+        rows = [{"study": self.recipe.name, "kind": self.kind, **one.as_json()} for one in records if one is not None]
         try:
             write_trials(self.folder / TRIALS, rows)
         except OSError as error:
@@ -74,14 +79,16 @@ class StudyFiles:
 
     def read_outcome(self, trial: Trial, fingerprint: str) -> Outcome | None:
         """The record of a trial whose training has this fingerprint; None where there is none that can be read."""
-        try:
-            outcome = Outcome.from_json(read_json(str(self.folder / "trials" / f"{trial.name}.json")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        outcome = _outcome(self.folder / "trials" / f"{trial.name}.json")
+        if outcome is None or outcome.fingerprint != fingerprint or outcome.trial != trial:
             return None
-        return outcome if outcome.fingerprint == fingerprint and outcome.trial == trial else None
+        return outcome
 
     def write_results(self, results: Mapping[str, Any], page: Page, outcomes: Sequence[Outcome]) -> None:
-        """Write results.json and the page. Raises StoreError as `write_record`, ValueError for what is no JSON."""
+        """Write results.json, the page, and the rows once more, since workers of one study may write them at once.
+
+        Raises StoreError as `write_record`, ValueError for what is no JSON.
+        """
         document = {
             "kind": self.kind,
             "name": self.recipe.name,
@@ -97,6 +104,7 @@ class StudyFiles:
             raise ValueError(f"the results of {self.recipe.name} are no JSON: {error}") from error
         self._write_bytes(RESULTS, text.encode())
         self._write_bytes(PAGE, page.html().encode())
+        self.write_rows()
 
     def _write(self, name: str, values: Mapping[str, Any]) -> None:
         try:
@@ -109,6 +117,14 @@ class StudyFiles:
             write_bytes_atomically(str(self.folder / name), content)
         except OSError as error:
             raise unwritable(str(self.folder), error) from error
+
+
+def _outcome(path: Path) -> Outcome | None:
+    """What a trial's record says; None where it cannot be read."""
+    try:
+        return Outcome.from_json(read_json(str(path)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def read_studies(workspace: str | Path, kind: str | None = None) -> list[dict[str, Any]]:

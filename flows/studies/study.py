@@ -31,7 +31,7 @@ from flows.progress import publish
 from flows.sending import TrackingPending
 from flows.studies.artifacts import Progress, publish_results
 from flows.studies.limits import occupied
-from flows.studies.outcomes import Clock, outcome_of
+from flows.studies.outcomes import Clock, outcome_of, spares_training
 from flows.studies.recipe import TRIAL_OVERRIDES, StudyRecipe
 from flows.studies.records import StudyFiles, write_catalog
 from flows.studies.tracking import StudyTracking
@@ -71,7 +71,7 @@ class Study:
         self._tracking = StudyTracking(self.files, recipe)
         self._workers = Workers(recipe.concurrency)
         self._outcomes: dict[str, Outcome] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def folder(self) -> Path:
@@ -81,7 +81,8 @@ class Study:
     @property
     def outcomes(self) -> list[Outcome]:
         """What all trials of this process came to so far, in the order of their end."""
-        return list(self._outcomes.values())
+        with self._lock:
+            return list(self._outcomes.values())
 
     def plan(self, overrides: Sequence[str] = ()) -> Plan:
         """The run recipe of a trial with these overrides, wired up. Raises RecipeError and ValueError naming a field.
@@ -110,11 +111,11 @@ class Study:
         """Train what is not done, a subflow each, and return the outcomes in the order of the trials.
 
         `watch` hears of each held-out evaluation while a trial trains, from whichever thread; True stops that trial,
-        which is then "pruned". May be called again with further trials. Raises RecipeError or ValueError for settings
-        that the run recipe refuses, and for corpus stages that are missing, before anything is trained; StoreError
-        where the disk is full. A trial that fails is an outcome, not an error.
+        which is then "pruned". May be called again with further trials, by several threads at a time, too. Raises
+        RecipeError or ValueError for settings that the run recipe refuses, and for corpus stages that are missing,
+        before anything is trained; StoreError where the disk is full. A trial that fails is an outcome, not an error.
         """
-        _check_names([*self._trials(), *trials])
+        _check_names([*(outcome.trial for outcome in self.outcomes), *trials])
         plans = [self.plan(self._overrides(trial)) for trial in trials]
         for trial, plan in zip(trials, plans, strict=True):
             for parent in plan.stages["train"].inputs.values():
@@ -144,8 +145,10 @@ class Study:
         """Have one of the processes that train the trials, for work on what they made."""
         return self._workers.one()
 
-    def finish(self, results: Mapping[str, Any], page: Page) -> None:
+    def finish(self, results: Mapping[str, Any], page: Page) -> dict[str, Any]:
         """Write results.json and the page, and tell MLflow, Prefect and the catalog.
+
+        Returns what the study's flow does: the results with its `fingerprint`, by which it is found among others.
 
         Of `results`, `metrics` (numbers by name) and `tables` ({name: {"columns", "rows"}}) reach MLflow and Prefect as
         such. Raises TrackingPending where MLflow could not be told; the same command tells it later.
@@ -156,6 +159,7 @@ class Study:
         publish_results(self.recipe.name, self.kind, results, page, self.outcomes, self.files)
         self.files.write_record(state="finished", trials=len(self._outcomes), lines=list(page.lines))
         self._tracking.finish(results, page, self.outcomes)
+        return {"fingerprint": self.fingerprint, **results}
 
     def close(self) -> None:
         """End the workers; what they train is kept and goes on with the next study."""
@@ -179,9 +183,6 @@ class Study:
         with contextlib.suppress(OSError):
             self._tracking.close("FAILED")
 
-    def _trials(self) -> Iterable[Trial]:
-        return (outcome.trial for outcome in self._outcomes.values())
-
     def _overrides(self, trial: Trial) -> list[str]:
         threads = self.recipe.threads or max(1, available_cores() // self.recipe.concurrency)
         return [*trial.overrides, f"train.training.threads={threads}"]
@@ -204,15 +205,15 @@ class Study:
         known = self.files.read_outcome(trial, ref.fingerprint)
         if ref.is_committed:
             outcome = outcome_of(trial, ref.committed(), known)
-        elif known is not None and known.state in ("diverged", "pruned"):
+        elif known is not None and spares_training(known, plan):
             outcome = known
         else:
             outcome = self._trained(trial, plan, watch)
-        if outcome is not known:
+        if ref.is_committed:
             outcome = dataclasses.replace(outcome, cost=training_cost(plan))
         with self._lock:
             self._outcomes[trial.name] = outcome
-            self.files.write_outcome(outcome, self.outcomes)
+            self.files.write_outcome(outcome)
         self._tracking.log(outcome)
         progress.add(outcome)
         return outcome
@@ -221,7 +222,9 @@ class Study:
         found: list[Outcome] = []
 
         def train(trial: str, parameters: dict[str, Any]) -> State:
+            clock.wait()
             with occupied(self.recipe.limit), self._workers.one() as worker:
+                clock.go_on()
                 found.append(train_trial(given, plan, worker, clock, watch))
             return _state(found[-1])
 

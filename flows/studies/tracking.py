@@ -44,7 +44,11 @@ class StudyTracking:
             self._recipe.name,
             {self._files.kind: self._recipe.model_dump(mode="json")},
             fingerprint=self._files.fingerprint,
-            tags={"headrace.kind": self._files.kind, "headrace.study": self._recipe.name},
+            tags={
+                "headrace.kind": self._files.kind,
+                "headrace.study": self._recipe.name,
+                **({"mlflow.note.content": self._recipe.description} if self._recipe.description else {}),
+            },
             wait_seconds=0.0,
         )
 

@@ -34,10 +34,12 @@ class TrialEnded(StageError):
 class TrialTrain(Train):
     """The stage `train` under the same fingerprint and to the same files, with a worker as its process."""
 
-    def __init__(self, stage: Train, worker: Worker, on_event: Callable[[Event], bool]) -> None:
-        """`on_event` hears of the trainer's events; True stops the training."""
+    def __init__(
+        self, stage: Train, worker: Worker, on_event: Callable[[Event], bool], on_begin: Callable[[], None]
+    ) -> None:
+        """`on_event` hears of the trainer's events, and True stops the training; `on_begin` that it is to begin."""
         super().__init__(stage.config, stage.inputs)
-        self._worker, self._on_event = worker, on_event
+        self._worker, self._on_event, self._on_begin = worker, on_event, on_begin
         self._pruned = False
 
     def train(self, config_path: Path) -> None:
@@ -48,6 +50,7 @@ class TrialTrain(Train):
                 self._pruned = True
                 self._worker.stop(config_path)
 
+        self._on_begin()
         ending = Ending("stopped")
         for _ in range(1 + self.config.restarts):
             # A worker that was told to stop, and not by the study, leaves a checkpoint for the next one.
@@ -79,12 +82,18 @@ def train_trial(
     stage = plan.stages["train"]
     assert isinstance(stage, Train)
     follower = _Follower(trial, stage.config.training.steps, clock, watch)
+
+    def on_wait(message: str) -> None:
+        clock.wait()
+        publish({"stage": STAGE, "line": f"{trial.name}: {message}"})
+
     try:
         if stage.config.processes > 1:
             with listening(lambda event: follower.hear_of(event, stage.name)):
-                committed = run_stage(stage, plan.store)
+                committed = run_stage(stage, plan.store, on_wait=on_wait)
         else:
-            committed = run_stage(TrialTrain(stage, worker, follower), plan.store)
+            train = TrialTrain(stage, worker, follower, clock.go_on)
+            committed = run_stage(train, plan.store, on_wait=on_wait)
     except StageError as error:
         ended = getattr(error, "state", "")
         if ended in ("stopped", "closed"):
@@ -100,10 +109,13 @@ def train_trial(
             # Nobody goes on from here; the journal stays.
             shutil.rmtree(Path(plan.refs["train"].path, "work", "checkpoints"), ignore_errors=True)
         return outcome
+    finally:
+        clock.go_on()  # where the other process finished the training, or it could not begin
     return outcome_of(trial, committed)
 
 
-_DIVERGED = re.compile(r"the [\w ]*loss became \S+ by step \d+")
+_DIVERGED = re.compile(r"the [\w ]*loss became \S+ by step \d+|training\.guard\.rollbacks allows \d+")
+"""What the trainer says of a training that diverged, in the output of one in several processes."""
 
 
 class _Follower:

@@ -68,14 +68,17 @@ class Outcome:
     seconds: float = 0.0
     """Of the training's steps alone, without start, evaluations and checkpoints, as far as its journal tells."""
     overhead: float = 0.0
-    """Seconds of the trial beside the training process's own: orchestration, start of the model, commit. 0 where the
-    training was done before."""
+    """Seconds of the trial beside the training process's own: orchestration, start of the model, commit. Waiting for
+    the study's limit, or for another process at the same training, is none of it. 0 where the training was done
+    before."""
     cost: Mapping[str, float] = field(default_factory=dict)
     """kilowatt_hours, carbon_grams, money, device_hours, as far as they are known."""
     fingerprint: str = ""
     """Of the training in the store."""
     checkpoint: str = ""
     """Folder of the last checkpoint; empty where there is none."""
+    guard: Mapping[str, float] = field(default_factory=dict)
+    """Settings of training.guard that a training which did not finish was watched under."""
 
     @property
     def finished(self) -> bool:
@@ -101,6 +104,7 @@ class Outcome:
             "cost": dict(self.cost),
             "fingerprint": self.fingerprint,
             "checkpoint": self.checkpoint,
+            "guard": dict(self.guard),
         }
 
     @classmethod
@@ -126,6 +130,7 @@ class Outcome:
             {name: float(value) for name, value in values["cost"].items()},
             str(values["fingerprint"]),
             str(values["checkpoint"]),
+            {name: float(value) for name, value in values.get("guard", {}).items()},
         )
 
 

@@ -160,9 +160,20 @@ class Workers:
             self._free.put(worker)
 
     def start(self, number: int) -> None:
-        """Start so many processes, so that they load torch in the meantime."""
-        for worker in self._all[:number]:
-            worker.start()
+        """Start so many processes, so that they load torch in the meantime; fewer where others are at work.
+
+        Each worker is for one thread at a time, so those that are started are taken first.
+        """
+        taken: list[Worker] = []
+        try:
+            with contextlib.suppress(queue.Empty):
+                while len(taken) < number:
+                    taken.append(self._free.get_nowait())
+            for worker in taken:
+                worker.start()
+        finally:
+            for worker in reversed(taken):
+                self._free.put(worker)
 
     @contextlib.contextmanager
     def one(self) -> Iterator[Worker]:

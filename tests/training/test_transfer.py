@@ -46,6 +46,21 @@ def test_what_did_not_finish_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("losses", "edge"),
+    [
+        ([4.0, 3.0, 2.0, math.inf], ""),
+        ([4.0, 3.0, 2.0, math.nan], "highest"),
+        ([4.0, 3.0, 2.0, math.nan, math.inf], "highest"),
+        ([4.0, 3.0, 2.0, 1.0], "highest"),
+        ([math.inf, 2.0, 3.0, 4.0], "lowest"),
+    ],
+)
+def test_a_best_rate_below_one_that_diverged_is_no_edge(losses: list[float], edge: str) -> None:
+    found = optimum([2.0**power for power in range(len(losses))], losses)
+    assert (found.rate, found.edge) == (found.best_tried, edge)
+
+
+@pytest.mark.parametrize(
     ("rates", "losses", "message"),
     [
         ([1, 2], [1.0, 2.0], "losses at three rates at least, got 2"),

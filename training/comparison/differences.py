@@ -75,14 +75,14 @@ def compare(
     held: Held,
     variants: Mapping[str, Scores],
     reference: str,
-    control: Difference | None = None,
+    control: Scores | None = None,
     settings: Settings = Settings(),
 ) -> list[Difference]:
     """Compare every variant with the reference: over all documents, then over those of each source.
 
-    Seeds are paired: only those that both have count. `control` is the difference of two equal variants (`same`), which
-    a verdict must exceed. Raises ValueError where there is no other variant, a variant shares fewer than two seeds with
-    the reference, or a score is not finite.
+    Seeds are paired: only those that both have count. `control` is the reference under other seeds; a verdict must
+    exceed what the two differ by over the same documents. Raises ValueError where there is no other variant, a variant
+    shares fewer than two seeds with the reference, or a score is not finite.
     """
     others = [name for name in variants if name != reference]
     if not others:
@@ -99,7 +99,7 @@ def compare(
             raise ValueError(f"variant {name!r} has scores that are no numbers")
     sources = sorted(set(held.sources.tolist()))
     found = _family(held, variants, reference, others, [OVERALL], control, settings)
-    return found + _family(held, variants, reference, others, sources, None, settings)
+    return found + _family(held, variants, reference, others, sources, control, settings)
 
 
 def same(held: Held, first: Scores, second: Scores, name: str, settings: Settings = Settings()) -> Difference:
@@ -122,7 +122,6 @@ def same(held: Held, first: Scores, second: Scores, name: str, settings: Setting
         (seeds_variance, freedom, documents_error, documents_freedom),
         1,
         settings,
-        None,
     )
 
 
@@ -132,13 +131,15 @@ def compare_metrics(
     reference: str,
     lower_is_better: Callable[[str], bool],
     settings: Settings = Settings(),
+    control: str | None = None,
 ) -> list[Difference]:
     """Compare every variant with the reference on metrics that are one number a training, such as a task's accuracy.
 
     `values` by metric, variant and seed; `errors` by metric and variant the standard error that comes from the items,
     taken as independent between variants, which makes intervals wide rather than narrow. `group` of a difference is the
     metric, and all metrics and variants are one family. A variant that shares fewer than two seeds with the reference
-    is left out.
+    is left out. `control` names the one that is the reference under other seeds; where both have two seeds, a verdict
+    must exceed what it differs by on the same metric.
     """
     found = []
     pairs = [
@@ -154,8 +155,9 @@ def compare_metrics(
         items_error = float(np.hypot(errors[metric].get(name, 0.0), errors[metric].get(reference, 0.0)))
         mine, theirs = (float(np.mean([rows[one][seed] for seed in seeds])) for one in (name, reference))
         what, variances = (name, metric, 0, len(seeds)), (2 * residual / len(seeds), freedom, items_error, np.inf)
+        chance = _apart(rows.get(control, {}), rows[reference]) if control is not None else 0.0
         is_lower = lower_is_better(metric)
-        found.append(_difference(what, (mine, theirs), variances, len(pairs), settings, None, is_lower))
+        found.append(_difference(what, (mine, theirs), variances, len(pairs), settings, chance, is_lower))
     return found
 
 
@@ -165,7 +167,7 @@ def _family(
     reference: str,
     others: Sequence[str],
     groups: Sequence[str],
-    control: Difference | None,
+    control: Scores | None,
     settings: Settings,
 ) -> list[Difference]:
     chosen = {group: held.of(group) if group != OVERALL else np.arange(len(held.text_bytes)) for group in groups}
@@ -176,6 +178,7 @@ def _family(
         documents = chosen[group]
         bits = {name: scores.bits_per_byte(held, documents) for name, scores in variants.items()}
         residual, freedom = _residual(list(bits.values()))
+        chance = 0.0 if control is None else _apart(control.bits_per_byte(held, documents), bits[reference])
         for name in others:
             seeds = _shared(variants[name], variants[reference])
             mine, theirs = (float(np.mean([bits[one][seed] for seed in seeds])) for one in (name, reference))
@@ -187,7 +190,7 @@ def _family(
                 (2 * residual / len(seeds), freedom, documents_error, documents_freedom),
                 comparisons,
                 settings,
-                control,
+                chance,
             )
             found.append(one if group in enough else _too_few(one))
     return found
@@ -209,6 +212,13 @@ def _residual(bits: Sequence[Mapping[int, float]]) -> tuple[float, int]:
     solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     freedom = len(cells) - int(rank)
     return float(((values - design @ solution) ** 2).sum() / freedom) if freedom else 0.0, freedom
+
+
+def _apart(control: Mapping[int, float], reference: Mapping[int, float]) -> float:
+    """By how much the means of two equal variants differ; 0 where either has fewer than two seeds."""
+    if min(len(control), len(reference)) < 2:
+        return 0.0
+    return abs(float(np.mean(list(control.values()))) - float(np.mean(list(reference.values()))))
 
 
 def _documents_error(means: Floats, held: Held, documents: NDArray[np.int64], settings: Settings) -> tuple[float, int]:
@@ -233,9 +243,10 @@ def _difference(
     errors: tuple[float, int, float, float],
     comparisons: int,
     settings: Settings,
-    control: Difference | None,
+    chance: float = 0.0,
     lower_is_better: bool = True,
 ) -> Difference:
+    """`chance` is what two equal variants differ by in the same place."""
     from scipy import stats
 
     variant, group, documents, seeds = what
@@ -252,7 +263,7 @@ def _difference(
     verdict: Verdict = "none"
     if abs(difference) > half:
         verdict = "better" if (difference < 0) == lower_is_better else "worse"
-        if control is not None and abs(difference) <= abs(control.difference):
+        if abs(difference) <= chance:
             verdict = "chance"
     return Difference(
         variant,

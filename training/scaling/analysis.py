@@ -108,13 +108,13 @@ def analyse(
 ) -> Analysis:
     """Fit every law to the runs; `left_out` names those that are none, such as diverged ones.
 
-    Raises ScalingError where no run can be used at all, naming those left out, or where none of the laws can be fitted.
+    Raises ScalingError where no run can be used at all, or none of the laws can be fitted, naming the runs left out.
     """
     kept, more = usable(runs, ceiling)
     left_out = {**(left_out or {}), **more}
+    lost = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
     if not kept:
-        told = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise ScalingError(f"there is no run to fit{f': {told}' if told else ''}")
+        raise ScalingError(f"there is no run to fit{f': {lost}' if lost else ''}")
     problems: dict[str, str] = {}
 
     def attempt(name: str, make: Callable[[], T]) -> T | None:
@@ -143,7 +143,7 @@ def analyse(
     isoflop = attempt("isoflop", lambda: fit_isoflop(kept))
     if not (forecasters or powers or envelope or isoflop):
         told = "; ".join(dict.fromkeys(problems.values()))
-        raise ScalingError(f"nothing can be fitted to {len(kept)} runs: {told}")
+        raise ScalingError(f"nothing can be fitted to {len(kept)} runs: {told}{f'; left out: {lost}' if lost else ''}")
     return Analysis(
         runs=tuple(kept),
         left_out=left_out,

@@ -61,7 +61,7 @@ def find(
         if name != REFERENCE and len(set(one.nats) & set(reference.nats)) < 2
     }
     heard = {name: one for name, one in arms.items() if name not in unheard}
-    differences = compare(held, heard, REFERENCE, control, settings) if len(heard) > 1 else []
+    differences = compare(held, heard, REFERENCE, again, settings) if len(heard) > 1 else []
     return Findings(
         [one for one in differences if not one.group],
         [one for one in differences if one.group],

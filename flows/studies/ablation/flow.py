@@ -10,7 +10,6 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows.jobs_recipe import SUITES, load_job_recipe
 from flows.naming import by_recipe
 from flows.studies.ablation.design import (
     check_arm,
@@ -25,6 +24,7 @@ from flows.studies.ablation.held_out import check_apart, read_held, write_held_o
 from flows.studies.ablation.page import make_page
 from flows.studies.ablation.recipe import AblationRecipe, load_ablation_recipe
 from flows.studies.ablation.scoring import score_outcomes
+from flows.studies.ablation.suite import check_suite, judge_by_suite
 from flows.studies.study import Study
 
 
@@ -35,9 +35,11 @@ def ablation(
     """Train variants of a run recipe under several seeds and return which of its decisions earned their place.
 
     `recipe` is a name in flows/recipes/ablation, a YAML file or the plain values; `overrides` are `key=value` settings
-    of it. Raises RecipeError before anything starts, and TrackingPending as `Study.finish` does.
+    of it. Raises RecipeError, or ValueError for a file of the suite that is missing, before anything starts, and
+    TrackingPending as `Study.finish` does.
     """
     loaded = load_ablation_recipe(recipe, overrides or [])
+    check_suite(loaded)
     with Study("ablation", loaded, workspace) as study:
         return carry_out(study, loaded)
 
@@ -46,8 +48,6 @@ def carry_out(study: Study, recipe: AblationRecipe) -> dict[str, Any]:
     """Do the whole study, inside a flow; returns its results."""
     logger = get_run_logger()
     check_recipe(recipe, study.plan)
-    if recipe.suite is not None:
-        load_job_recipe(SUITES, recipe.suite)
     study.prepare([recipe.held_out])
     held_out = study.plan(recipe.held_out)
     documents = write_held_out(held_out, study.folder, recipe.separation)
@@ -66,13 +66,10 @@ def carry_out(study: Study, recipe: AblationRecipe) -> dict[str, Any]:
     scores, excluded = score_outcomes(study, outcomes, tokens)
     findings = find(recipe, held, trials, scores, excluded)
     if recipe.suite is not None and sum(outcome.finished for outcome in outcomes) > 1:
-        from flows.studies.ablation.suite import judge_by_suite
-
         findings = replace(findings, suite=judge_by_suite(recipe, study.workspace, outcomes, settings_of(recipe)))
     said = lines(recipe, findings)
     for line in said:
         logger.info(line)
     length = trained_tokens(study.base)
     found = results(findings, trained, length)
-    study.finish(found, make_page(recipe, findings, said, trained, length))
-    return found
+    return study.finish(found, make_page(recipe, findings, said, trained, length))

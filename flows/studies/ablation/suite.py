@@ -10,14 +10,25 @@ from typing import Any
 import numpy as np
 
 from flows.jobs import JobPlan, make_job_plan
-from flows.jobs_recipe import SUITES
+from flows.jobs_files import find_files
+from flows.jobs_recipe import SUITES, config_of, load_job_recipe
 from flows.runner import run_stage
-from flows.studies.ablation.recipe import REFERENCE, AblationRecipe
+from flows.studies.ablation.recipe import CONTROL, REFERENCE, AblationRecipe
 from flows.studies.trial import Outcome
 from pipeline.store import file_sha256
 from training.comparison import Difference, Settings, compare_metrics
 
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "loss")
+
+
+def check_suite(recipe: AblationRecipe) -> None:
+    """See that the recipe's suite and its files are there, before anything is trained.
+
+    Raises RecipeError for a suite that is wrong, ValueError for a file that is missing, naming it.
+    """
+    if recipe.suite is not None:
+        config = config_of(load_job_recipe(SUITES, recipe.suite), SUITES)
+        find_files(config, SUITES.name, Path(recipe.data).resolve())
 
 
 def plan_suite(recipe: AblationRecipe, workspace: str, checkpoints: Sequence[str]) -> JobPlan:
@@ -54,7 +65,7 @@ def judge_by_suite(
                 values.setdefault(metric, {}).setdefault(arm, {})[seed] = float(metrics[metric])
                 errors.setdefault(metric, {}).setdefault(arm, []).append(float(metrics.get(f"{metric}_error") or 0.0))
     mean_errors = {metric: {arm: float(np.mean(all)) for arm, all in arms.items()} for metric, arms in errors.items()}
-    return compare_metrics(values, mean_errors, REFERENCE, is_lower_better, settings)
+    return compare_metrics(values, mean_errors, REFERENCE, is_lower_better, settings, CONTROL)
 
 
 def is_lower_better(metric: str) -> bool:

@@ -64,8 +64,7 @@ def scaling(
         if ladder.held_out is not None:
             findings = _held_out(study, findings, ladder, analysis)
         results = results_of(findings)
-        study.finish(results, page_of(findings))
-    return results
+        return study.finish(results, page_of(findings))
 
 
 def fit(recipe: ScalingRecipe, outcomes: Sequence[Outcome], ceiling: float = math.inf) -> Analysis:

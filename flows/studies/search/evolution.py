@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flows.studies.search.space import Choice, FloatRange, IntRange, Space, Value
+from flows.studies.search.storage import OUTCOME
 
 if TYPE_CHECKING:
     from flows.studies.search.samplers import CMAES
@@ -47,8 +48,9 @@ def make_grid(space: Space) -> Any:
 def make_evolution(config: CMAES, space: Space, seed: int) -> Any:
     """CMA-ES over the ranges of a space, each scaled to [0, 1] by its logarithm where the space says so.
 
-    The finished trials, in the order of their numbers, are the generations; as CMA-ES may be told of any points, it
-    does not matter that a pruned or failed one is missing.
+    The finished and the diverged trials, in the order of their numbers, are the generations. A diverged one counts as
+    worse than all that finished: CMA-ES knows losses by their rank alone. As it may be told of any points, it does not
+    matter that a pruned or failed one is missing.
     """
     from optuna.samplers import RandomSampler
     from optuna.trial import TrialState
@@ -62,13 +64,25 @@ def make_evolution(config: CMAES, space: Space, seed: int) -> Any:
             return {key: one.distribution() for key, one in ranges.items()}
 
         def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
-            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            told = [(one.params, float(one.value)) for one in sorted(finished, key=lambda one: one.number)]
+            # Of the storage itself: Hyperband hands over a study that shows the trials of one bracket, and all of them
+            # until its process has pruned for the first time, which would make a restart draw other settings.
+            ended = study._storage.get_all_trials(
+                study._study_id, deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+            )
+            losses = [(one, _loss(one)) for one in sorted(ended, key=lambda one: one.number)]
+            told = [(one.params, loss) for one, loss in losses if loss is not None]
             if not ranges or len(told) < config.startup_trials:
                 return {}
             return propose(config, ranges, told, seed)
 
     return EvolutionByReplay(seed=seed)
+
+
+def _loss(one: Any) -> float | None:
+    """The loss that a trial of the storage is told with; None where it says nothing of its settings."""
+    if one.state.name == "COMPLETE":
+        return float(one.value)
+    return math.inf if one.user_attrs.get(OUTCOME, {}).get("state") == "diverged" else None
 
 
 def propose(
@@ -77,7 +91,7 @@ def propose(
     told: Sequence[tuple[Mapping[str, Any], float]],
     seed: int,
 ) -> dict[str, Value]:
-    """The next settings, after trials with these settings had these losses."""
+    """The next settings, after trials with these settings had these losses; an infinite one ranks last."""
     import cmaes
     import numpy as np
 

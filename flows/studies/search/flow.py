@@ -58,6 +58,7 @@ def search(
         processes = study.base.recipe.train.processes
         with Hearts(storage) as hearts:
             Session(loaded, study, optuna_study, hearts, processes, expected).run()
+        _recall(study, optuna_study)  # what workers beside this one have done since
         results = results_of(loaded, optuna_study, study.base)
         best = results["best"]
         text = None
@@ -65,7 +66,7 @@ def search(
             text = best_recipe(loaded, best["settings"], best["loss"], study.base)
             results["best_recipe"] = str(write_best(study.folder, text))
         page = page_of(loaded, results, text)
-        study.finish(results, page)
+        results = study.finish(results, page)
     if best is None:
         raise StageError("\n".join([f"search {loaded.name}: no trial finished", *page.lines[1:]]))
     return results
@@ -118,7 +119,7 @@ def _expected_hours(recipe: SearchRecipe, study: Study, optuna_study: Any) -> fl
 
 
 def _recall(study: Study, optuna_study: Any) -> None:
-    """Take up what earlier processes recorded in this workspace."""
+    """Take up what other processes recorded in this workspace."""
     told = [one for one in optuna_study.get_trials(deepcopy=False) if OUTCOME in one.user_attrs]
     known = (study.files.read_outcome(trial_of(one), one.user_attrs[OUTCOME].get("fingerprint", "")) for one in told)
     study.recall(outcome for outcome in known if outcome is not None)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.progress import publish
 from flows.recipe import RecipeError
@@ -21,6 +21,9 @@ from flows.studies.trial import Outcome, Point, Trial
 
 if TYPE_CHECKING:
     import optuna
+
+AGAIN_SECONDS = 5.0
+"""After which a thread asks anew for a trial that the budget may have room for later."""
 
 
 class Session:
@@ -70,6 +73,9 @@ class Session:
                 one = self._ask()
             if one is None:
                 return
+            if isinstance(one, str):  # "later"
+                self._ended.wait(AGAIN_SECONDS)
+                continue
             trial = trial_of(one)
             self._running[trial.name] = one
             self._reported[one.number] = set(self._storage._storage.get_trial(one._trial_id).intermediate_values)
@@ -84,10 +90,12 @@ class Session:
                 del self._running[trial.name], self._reported[one.number]
             self._publish()
 
-    def _ask(self) -> optuna.Trial | None:
-        """The next trial to run; None where the budget has no room for one."""
+    def _ask(self) -> optuna.Trial | Literal["later"] | None:
+        """The next trial to run; "later" where that cannot be said yet, None where the budget has no room for one."""
         free_lost(self._storage)
-        while self._has_room():
+        while (room := self._room()) != "none":
+            if room == "later":
+                return room
             one = self._storage.ask(self._distributions)
             if one.number >= most_trials(self._recipe):
                 release(self._storage, one)  # another worker asked at the same moment
@@ -113,25 +121,25 @@ class Session:
         event |= {"best_loss": min(losses)} if losses else {}
         publish(event | ({"state": state} if state else {}))
 
-    def _has_room(self) -> bool:
-        """Whether the budget takes another trial, beside those that run."""
+    def _room(self) -> Literal["some", "later", "none"]:
+        """Whether the budget takes another trial, beside those that run; "later": the first one's end will tell."""
         from optuna.trial import TrialState
 
         trials = self._storage.get_trials(deepcopy=False)
         most = most_trials(self._recipe)
         waiting = any(one.state == TrialState.WAITING and one.number < most for one in trials)
         if not waiting and len(trials) >= most:
-            return False
+            return "none"
         hours = self._recipe.budget.device_hours
         if hours is None:
-            return True
+            return "some"
         held = [one.user_attrs[OUTCOME]["device_hours"] for one in trials if OUTCOME in one.user_attrs]
         whole = [value for value in held if value > 0]
         expected = sum(whole) / len(whole) if whole else self._expected
         running = sum(one.state == TrialState.RUNNING for one in trials)
         if expected is None:
-            return running == 0  # the first one tells how long they are
-        return sum(held) + (running + 1) * expected <= hours
+            return "later" if running else "some"  # the first one tells how long they are
+        return "some" if sum(held) + (running + 1) * expected <= hours else "none"
 
     def _watch(self, trial: Trial, point: Point) -> bool:
         """Report a held-out loss; True where the pruner stops the trial."""

@@ -28,6 +28,8 @@ class _Range(StageConfig):
             raise ValueError(f"log needs a low above 0, not {low:g}")
         if self.log and step is not None:
             raise ValueError("log and step cannot go together")
+        if step is not None and step > high - low:
+            raise ValueError(f"step ({step:g}) is larger than the range from low ({low:g}) to high ({high:g})")
 
     def _spread(self, low: float, high: float, share: float) -> float:
         """The value that lies `share` of the way from low to high."""
@@ -149,5 +151,6 @@ Space = dict[str, Dimension]
 
 def override(key: str, value: Value) -> str:
     """A setting as `headrace run --set` takes it; YAML reads the very same value back."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    plain = isinstance(value, str) and value.isprintable()  # other spaces and line ends come back from escapes alone
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=plain, width=math.inf)
     return f"{key}={text.removesuffix('...' + chr(10)).strip()}"

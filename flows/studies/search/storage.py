@@ -193,11 +193,12 @@ def free_lost(study: optuna.Study) -> int:
                     trial._trial_id, OUTCOME, {"state": "failed", "error": reason, "device_hours": 0.0}
                 )
                 storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                say(f"trial {trial.number} has failed: {reason}")
             else:
                 storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
                 storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
                 freed += 1
-            say(f"trial {trial.number} was left by a worker that is gone; it is done again")
+                say(f"trial {trial.number} was left by a worker that is gone; it is done again")
     return freed
 
 

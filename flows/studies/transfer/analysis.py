@@ -21,13 +21,13 @@ class Curve:
     size: int
     rates: tuple[float, ...]
     losses: tuple[float, ...]
-    """In nats per token; NaN where not every seed finished."""
+    """In nats per token; infinite where a seed diverged, NaN where one did not finish for another reason."""
     best: Optimum | None
     problem: str = ""
     """Why there is no optimum."""
 
     def loss_at(self, rate: float) -> float:
-        """The loss at a rate of the sweep; NaN where it did not finish."""
+        """The loss at a rate of the sweep; infinite or NaN where it did not finish."""
         return self.losses[self.rates.index(rate)]
 
 
@@ -82,7 +82,7 @@ def _curve(recipe: TransferRecipe, parametrization: str, size: int, outcomes: Se
     for outcome in outcomes:
         given = outcome.trial.parameters
         if given["parametrization"] == parametrization and given[recipe.axis] == size:
-            found.setdefault(float(given["rate"]), []).append(outcome.loss if outcome.finished else math.nan)
+            found.setdefault(float(given["rate"]), []).append(_loss(outcome))
     rates = sorted(found)
     losses = [fmean(found[rate]) for rate in rates]
     try:
@@ -90,6 +90,12 @@ def _curve(recipe: TransferRecipe, parametrization: str, size: int, outcomes: Se
     except ValueError as error:
         best, problem = None, str(error)
     return Curve(parametrization, size, tuple(rates), tuple(losses), best, problem)
+
+
+def _loss(outcome: Outcome) -> float:
+    if outcome.finished:
+        return outcome.loss
+    return math.inf if outcome.state == "diverged" else math.nan
 
 
 def results_of(recipe: TransferRecipe, found: Sequence[Transfer], outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def transfer(
         outcomes = study.run(trials)
         found = transfers(loaded, outcomes)
         results, page = results_of(loaded, found, outcomes), page_of(loaded, found, outcomes)
-        study.finish(results, page)
+        results = study.finish(results, page)
     if all(curve.best is None for one in found for curve in one.curves):
         raise StageError("\n".join([f"transfer {loaded.name}: no sweep has an optimum", *page.lines]))
     return results

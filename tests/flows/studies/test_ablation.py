@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from flows.studies.ablation.findings import Findings, find, lines, results
+from flows.studies.ablation.flow import ablation
 from flows.studies.ablation.page import make_page
 from flows.studies.ablation.recipe import AblationRecipe, load_ablation_recipe
 from flows.studies.ablation.scoring import _read
@@ -89,6 +90,13 @@ def test_what_was_scored_is_read_again_if_it_is_whole(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
     assert _read(path, 2) is None
     assert _read(tmp_path / "none.npy", 2) is None
+
+
+def test_a_file_that_the_suite_lacks_is_told_before_anything_starts(tmp_path: Path) -> None:
+    values = recipe_of(suite="quick", data=str(tmp_path)).model_dump()
+    with pytest.raises(ValueError, match=f"there is no file .*; relative paths start from {tmp_path}"):
+        ablation.fn(values, str(tmp_path / "workspace"))
+    assert not (tmp_path / "workspace").exists()
 
 
 def recipe_of(**changes: Any) -> AblationRecipe:

@@ -206,6 +206,10 @@ def test_runs_that_diverged_are_named_and_left_out() -> None:
     assert "saw the corpus more than four times" in told
     with pytest.raises(ScalingError, match="there is no run to fit: 64x1-999k: diverged"):
         fit(study, outcomes_of(ladder, lost=9))
+    with pytest.raises(ScalingError, match="nothing can be fitted to 1 runs: .*left out: 64x1-999k: diverged") as none:
+        fit(study, outcomes_of(ladder, lost=8))
+    findings = Findings(study, ladder, outcomes_of(ladder, lost=8), 500_000, problem=str(none.value))
+    assert "64x1-999k: diverged: the training loss became nan by step 7" in lines_of(findings)[-1]
 
 
 def test_the_verdict_says_whether_the_forecast_held() -> None:
@@ -232,7 +236,7 @@ def test_the_verdict_says_whether_the_forecast_held() -> None:
     assert results_of(lost)["forecast"]["held"] is None
 
 
-@pytest.mark.parametrize(("name", "runs"), [("quickstart", 15), ("tiny", 9), ("gpu", 16)])
+@pytest.mark.parametrize(("name", "runs"), [("quickstart", 17), ("tiny", 9), ("gpu", 16)])
 def test_the_recipes_are_whole(name: str, runs: int) -> None:
     """Of the size that they say, and with settings that the run recipe takes."""
     study = load_scaling_recipe(name)

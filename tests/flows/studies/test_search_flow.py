@@ -17,6 +17,9 @@ import yaml
 
 from flows.plan import make_plan
 from flows.studies.search.flow import search
+from flows.studies.search.session import Session, trial_of
+from flows.studies.study import Study
+from flows.studies.trial import Outcome
 from pipeline.catalog import query
 from tests.flows.conftest import Headrace, wait_until
 
@@ -108,6 +111,27 @@ def test_search_that_is_killed_goes_on_with_the_same_trials(
     with pytest.raises(ValueError, match="made with another recipe") as refused:
         search.fn(str(recipe), str(workspace), ["overrides.0=train.training.steps=60"])
     assert "training > steps: there 120, here 60" in str(refused.value)
+
+
+def test_what_another_worker_has_done_in_the_meantime_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def elsewhere(session: Any) -> None:
+        """The work of this process is done by another one, which shares its storage and its workspace."""
+        one = session._storage.ask(session._distributions)
+        outcome = Outcome(trial_of(one), "finished", loss=2.0, fingerprint="its")
+        session._study.files.write_outcome(outcome)
+        session._tell(one, outcome)
+
+    def finish(study: Study, results: Any, page: Any) -> Any:
+        told.extend(outcome.trial.name for outcome in study.outcomes)
+        return results
+
+    monkeypatch.setattr(Session, "run", elsewhere)
+    monkeypatch.setattr(Study, "prepare", lambda study: None)
+    monkeypatch.setattr(Study, "finish", finish)
+    search.fn(str(write_search(tmp_path)), str(tmp_path / "workspace"))
+    assert told == ["trial-0000"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from flows.recipe import RecipeError
+from flows.studies.search import session as of_session
 from flows.studies.search.page import lines_of, page_of
 from flows.studies.search.recipe import SearchRecipe, load_search_recipe
 from flows.studies.search.results import results_of
@@ -160,6 +161,20 @@ def test_first_trials_at_a_time_fit_into_the_budget_by_what_is_expected_of_them(
     study = Formula(seconds=0.2)
     Worker(tmp_path, study, expected=0.1, concurrency=4, budget={"device_hours": 0.25}).run()
     assert len(study.began) == 2
+
+
+def test_once_the_first_trial_has_told_how_long_it_takes_others_run_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_session, "AGAIN_SECONDS", 0.02)
+    space = {"train.optimizer.learning_rate": {"type": "float", "low": 0.001, "high": 0.1, "log": True}}
+    study = Formula(seconds=0.2)
+    at_first: list[int] = []
+    study.fail = lambda trial: at_first.append(study.at_once)
+    Worker(tmp_path, study, space=space, concurrency=3, budget={"device_hours": 0.75}).run()
+    assert len(study.began) == 7
+    assert at_first[0] == 1
+    assert study.most_at_once == 3
 
 
 @pytest.mark.parametrize("name", ["halving", "hyperband", "median"])

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from flows.plan import Plan, make_plan
 from flows.recipe import RecipeError
+from flows.studies.search import evolution
 from flows.studies.search.check import check_space
 from flows.studies.search.evolution import grid_points, propose
 from flows.studies.search.recipe import SearchRecipe, load_search_recipe
 from flows.studies.search.samplers import CMAES, make_pruner, make_sampler
 from flows.studies.search.space import FloatRange, IntRange, override
-from flows.studies.search.storage import route_logs
+from flows.studies.search.storage import OUTCOME, route_logs
 
 RATE = {"type": "float", "low": 0.001, "high": 0.1, "log": True}
 LAYERS = {"type": "int", "low": 1, "high": 4}
@@ -50,6 +52,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[str]], 
         ({"a": {"type": "float", "low": 0.0, "high": 1.0, "log": True}}, "log needs a low above 0, not 0"),
         ({"a": {"type": "float", "low": 0.1, "high": 1.0, "log": True, "step": 0.1}}, "log and step"),
         ({"a": {"type": "float", "low": 0.0, "high": math.inf}}, "finite"),
+        ({"a": {"type": "int", "low": 1, "high": 2, "step": 5}}, r"step \(5\) is larger than the range from low \(1\)"),
+        ({"a": {"type": "float", "low": 0.0, "high": 0.3, "step": 0.4}}, r"step \(0.4\) is larger than the range"),
         ({"a": {"type": "int", "low": 1.5, "high": 4}}, "valid integer"),
         ({"a": {"type": "categorical", "choices": ["one"]}}, "at least 2 items"),
         ({"a": {"type": "categorical", "choices": [1, True]}}, "choices holds True twice, or a value that equals it"),
@@ -76,6 +80,7 @@ def test_recipe_that_contradicts_itself() -> None:
         st.floats(allow_nan=False, allow_infinity=False),
     )
 )  # fmt: skip
+@example("\xa0")
 def test_settings_come_back_from_yaml_as_they_were(value: Any) -> None:
     """1e-05 would be read as text, "on" as true."""
     key, _, text = override("a.b", value).partition("=")
@@ -157,6 +162,7 @@ def test_grid_has_every_combination_once() -> None:
 
 @given(st.integers(-50, 50), st.integers(1, 60), st.integers(1, 7), st.floats(-200, 200))
 def test_nearest_lies_in_the_range_and_on_its_steps(low: int, span: int, step: int, value: float) -> None:
+    step = min(step, span)
     whole = IntRange(type="int", low=low, high=low + span, step=step)
     allowed = range(low, low + span + 1, step)
     nearest = whole.nearest(value)
@@ -174,12 +180,21 @@ def _run(recipe: SearchRecipe, trials: int, sampler: Any) -> Any:
     import optuna
 
     route_logs()
-    study = optuna.create_study(sampler=sampler)
+    study = optuna.create_study(study_name="some", sampler=sampler, pruner=make_pruner(recipe.pruner, 90, 10))
+    _go_on(study, recipe, trials)
+    return study
+
+
+def _go_on(study: Any, recipe: SearchRecipe, trials: int) -> None:
     distributions = {key: one.distribution() for key, one in recipe.space.items()}
     for _ in range(trials):
-        one = study.ask(distributions)
-        study.tell(one, _sphere(one.params))
-    return study
+        one, state = study.ask(distributions), None
+        for step in (10, 30, 90) if recipe.pruner is not None else ():
+            one.report(_sphere(one.params) + 10 / step, step)
+            if one.should_prune():
+                state = TrialState.PRUNED
+                break
+        study.tell(one, None if state else _sphere(one.params), state)
 
 
 SPHERE: dict[str, Any] = {
@@ -222,26 +237,58 @@ def test_evolution_stays_in_its_ranges_and_depends_on_nothing_but_the_trials() -
         assert 1 <= number <= 9
 
 
-@pytest.mark.parametrize("name", ["tpe", "cmaes", "random", "grid"])
-def test_sampler_made_anew_goes_on_as_the_old_one_would(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "pruner"),
+    [("tpe", None), ("cmaes", None), ("random", None), ("grid", None), ("tpe", "hyperband"), ("cmaes", "hyperband")],
+)
+def test_sampler_made_anew_goes_on_as_the_old_one_would(name: str, pruner: str | None) -> None:
     """A process that was killed and its successor propose what one process alone proposes."""
     recipe = search_of(
         SPHERE | {"name": {"type": "categorical", "choices": ["a", "b"]}},
         sampler={"name": name} | ({"startup_trials": 5} if name == "tpe" else {}),
+        pruner=None if pruner is None else {"name": pruner, "reduction": 2},
     )
 
     def sampler() -> Any:
         return make_sampler(recipe.sampler, recipe.space, seed=1)
 
-    whole = _run(recipe, 12, sampler())
+    more = 5 if pruner is None else 20  # of one bracket there are few
+    whole = _run(recipe, 7 + more, sampler())
     broken = _run(recipe, 7, sampler())
-    broken.sampler = sampler()
-    distributions = {key: one.distribution() for key, one in recipe.space.items()}
-    for _ in range(5):
-        one = broken.ask(distributions)
-        broken.tell(one, _sphere(one.params))
+    for _ in range(more):  # a process for each
+        broken.sampler, broken.pruner = sampler(), make_pruner(recipe.pruner, 90, 10)
+        _go_on(broken, recipe, 1)
     assert [one.params for one in broken.trials] == [one.params for one in whole.trials]
-    assert len({tuple(one.params.values()) for one in whole.trials}) == 12
+    assert len({tuple(one.params.values()) for one in whole.trials}) == 7 + more
+
+
+def test_evolution_is_told_of_all_brackets_and_of_what_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna
+
+    recipe = search_of({"share": SPHERE["share"]}, sampler={"name": "cmaes"}, pruner={"name": "hyperband"})
+    study = _run(recipe, 0, make_sampler(recipe.sampler, recipe.space, seed=1))
+    distributions = {"share": recipe.space["share"].distribution()}
+    for place in range(12):
+        diverged, pruned = place % 3 == 1, place % 3 == 2
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.PRUNED if diverged or pruned else TrialState.COMPLETE,
+                value=None if diverged else float(place),
+                params={"share": place / 12},
+                distributions=distributions,
+                user_attrs={OUTCOME: {"state": "diverged" if diverged else "pruned" if pruned else "finished"}},
+            )
+        )
+    heard: list[Any] = []
+    monkeypatch.setattr(evolution, "propose", lambda config, ranges, told, seed: heard.extend(told) or {"share": 0.5})
+    study.ask(distributions)
+    expected = [(place / 12, math.inf if place % 3 else float(place)) for place in range(12) if place % 3 != 2]
+    assert [(settings["share"], loss) for settings, loss in heard] == expected
+    # By rank alone: last is last.
+    told = [({"rate": 0.1, "share": place / 8, "n": 3}, float(place)) for place in range(7)]
+    ranges: Any = search_of(SPHERE).space
+    worst = [propose(CMAES(name="cmaes"), ranges, [*told, (told[0][0], loss)], 1) for loss in (99.0, math.inf)]
+    assert worst[0] == worst[1]
 
 
 def test_pruners_count_in_steps() -> None:

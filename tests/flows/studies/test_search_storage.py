@@ -162,13 +162,17 @@ def test_trial_of_a_killed_process_is_done_again(url: str) -> None:
 def test_trial_that_loses_its_worker_time_and_again_is_failed(url: str) -> None:
     study = opened(url)
     gone = this_worker() | {"started": 1.0}
+    lines: list[str] = []
     for attempt in range(1, 4):
         one = study.ask(DISTRIBUTIONS)
         with Hearts(study._storage) as hearts:
             hearts.add(one)
         assert (one.number, study.trials[0].user_attrs[TRIES]) == (0, attempt)
         one.set_user_attr(WORKER, gone)
-        assert free_lost(study) == (attempt < 3)
+        with listening(lambda event: lines.append(event["line"])):
+            assert free_lost(study) == (attempt < 3)
+    assert ["is done again" in line for line in lines] == [True, True, False]
+    assert lines[-1] == "trial 0 has failed: its process died 3 times"
     (trial,) = study.trials
     assert trial.state.name == "FAIL"
     assert "its process died 3 times" in trial.user_attrs[OUTCOME]["error"]

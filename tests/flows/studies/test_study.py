@@ -8,26 +8,39 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from pyarrow.parquet import read_table
 
-from flows.plan import make_plan
+from flows.plan import Plan, make_plan
+from flows.progress import listening
 from flows.recipe import RecipeError
 from flows.sending import TrackingPending
 from flows.studies.command import closing_lines, summary
+from flows.studies.outcomes import Clock, spares_training, unfinished
 from flows.studies.recipe import TRIAL_OVERRIDES
-from flows.studies.records import read_studies
+from flows.studies.records import StudyFiles, read_studies
 from flows.studies.study import Study
-from flows.studies.trial import Outcome, Point, Trial
+from flows.studies.training import _DIVERGED, train_trial
+from flows.studies.trial import Outcome, Point, State, Trial
+from flows.studies.worker import Ending
 from pipeline.catalog import query
+from pipeline.report.study import Page
 from pipeline.store import StoreError
 from tests.flows.conftest import ROOT
 from tests.flows.studies.mini import OVERRIDES, rates, run_study, study_recipe
 from tests.flows.test_main_job import api, artifacts
+from training.callbacks import diverged
+from training.callbacks.guard import Guard
+from training.callbacks.training_metrics import TrainingMetrics
+from training.config.run import GuardConfig
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_here")]
 
@@ -94,7 +107,7 @@ def test_what_comes_of_each_trial(
     assert not list((workspace / "store" / "train" / pruned.fingerprint).rglob("model.safetensors"))
     # The files of the study, the catalog, the command's words.
     (record,) = read_studies(workspace)
-    facts = summary(workspace, "scaling")
+    facts = summary(workspace, "scaling", record["fingerprint"])
     assert record["state"] == facts["state"] == "finished"
     assert facts["metrics"] == {"best": min(good.loss, other.loss)}
     assert [one["trial"] for one in facts["trials"]] == [trial.name for trial in trials]
@@ -148,6 +161,11 @@ def test_what_comes_of_each_trial(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     run_study(study_recipe(tiny_recipe, name="second"), workspace, rates(0.01))
     assert query(workspace, "SELECT count(*) AS n FROM trials WHERE trial = 'rate-0.01'").to_pylist() == [{"n": 2}]
+    # Of two studies of a kind, the one that is asked for.
+    newest = read_studies(workspace, "scaling")[-1]
+    assert [newest["name"], summary(workspace, "scaling", record["fingerprint"])["name"]] == ["second", "mini"]
+    with pytest.raises(ValueError, match="with the fingerprint none"):
+        summary(workspace, "scaling", "none")
     assert len(mlflow_runs(workspace)) == 8
 
 
@@ -240,6 +258,8 @@ def test_a_limit_of_the_server_keeps_trials_apart(
     seen: list[str] = []
 
     def watch(trial: Trial, point: Point) -> bool:
+        if not seen:
+            time.sleep(1.5)
         seen.append(trial.name)
         return False
 
@@ -248,6 +268,136 @@ def test_a_limit_of_the_server_keeps_trials_apart(
     assert all(outcome.finished for outcome in outcomes)
     assert len(seen) == 20
     assert len(set(seen[:10])) == len(set(seen[10:])) == 1
+    # While it waits a trial holds no device, and no device hours are counted: both came at the same moment.
+    overhead = {outcome.trial.name: outcome.overhead for outcome in outcomes}
+    assert overhead[seen[-1]] < overhead[seen[0]] + 1.5
+
+
+def test_waiting_is_no_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("flows.studies.outcomes.time.perf_counter", lambda: now[0])
+
+    def pass_seconds(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = Clock()
+    pass_seconds(1)
+    clock.wait()
+    clock.wait()
+    pass_seconds(100)
+    clock.go_on()
+    pass_seconds(2)
+    clock.wait()
+    pass_seconds(200)
+    clock.start()  # of several processes the first step says that the waiting is over
+    pass_seconds(1000)
+    clock.stop()
+    pass_seconds(4)
+    assert clock.overhead() == 7
+    clock.wait()
+    pass_seconds(50)
+    assert clock.overhead() == 7
+
+
+class Diverging:
+    """Stands for a worker whose training on two GPUs diverges after half an hour."""
+
+    def __init__(self, train: Path) -> None:
+        self.journal = train / "work" / "metrics.jsonl"
+
+    def train(self, config: Path, on_event: Callable[[dict[str, Any]], None], on_line: Any) -> Ending:
+        facts = {"parameters": 9, "flops_per_token": 1.0, "run_tokens": 100}
+        on_event({"event": "start", "device": "cuda:0", "processes": 2, "threads": 1, **facts})
+        row = {"step": 2, "tokens": 8, "time": 1800.0, "metrics": {"train/gpu_joules": 7.2e6, "train/cpu_seconds": 0}}
+        self.journal.write_text(json.dumps(row) + "\n")
+        return Ending("diverged", "the loss became nan by step 3")
+
+
+def test_a_trial_that_diverged_on_gpus_costs_their_time_and_energy(tiny_recipe: Path, workspace: Path) -> None:
+    plan = make_plan(str(tiny_recipe), str(workspace), [*OVERRIDES, "train.training.seed=77", "costs.pue=1.5"])
+    ref = plan.refs["train"]
+    plan.store.prepare(ref)
+    other = plan.store.exclusive(ref)
+    other.__enter__()
+
+    def leave(event: Any) -> None:
+        """Another process that trains the same lets go of it after half a second."""
+        if "waiting for it" in str(event.get("line")):
+            time.sleep(0.5)
+            other.__exit__(None, None, None)
+
+    worker: Any = Diverging(Path(ref.path))
+    clock, began = Clock(), time.perf_counter()
+    with listening(leave):
+        outcome = train_trial(Trial("one"), plan, worker, clock)
+    assert clock.overhead() <= time.perf_counter() - began - 0.5
+    assert outcome.state == "diverged"
+    assert outcome.cost["device_hours"] == 1.0
+    assert outcome.cost["kilowatt_hours"] == pytest.approx(1.5 * 2)
+
+
+def test_a_training_that_its_guard_gave_up_is_done_again_under_another_guard(tiny_recipe: Path, tmp_path: Path) -> None:
+    def plan(*overrides: str) -> Plan:
+        return make_plan(str(tiny_recipe), str(tmp_path), overrides)
+
+    trial, strict = Trial("one"), plan()
+    states: tuple[State, ...] = ("diverged", "pruned", "failed")
+    diverged, pruned, failed = (
+        Outcome.from_json(json.loads(json.dumps(unfinished(trial, strict, state, "why").as_json()))) for state in states
+    )
+    loose = plan("train.training.guard.rollbacks=9")
+    assert loose.refs["train"].fingerprint == strict.refs["train"].fingerprint
+    assert [spares_training(one, strict) for one in (diverged, pruned, failed)] == [True, True, False]
+    assert [spares_training(one, loose) for one in (diverged, pruned, failed)] == [False, True, False]
+    assert spares_training(diverged, plan("train.training.guard.stall_minutes=1"))
+
+
+def test_a_guard_that_gives_up_in_one_of_several_processes_is_a_divergence() -> None:
+    guard = Guard(GuardConfig(spike_window=8, rollbacks=0), TrainingMetrics())
+    guard._window.extend([2.0] * 8)
+    trainer: Any = SimpleNamespace(rollbacks=[])
+    given_up = guard._verdict(trainer, 20, 9.0)
+    assert isinstance(given_up, FloatingPointError)
+    told = f"torchrun ... ended with exit code 1:\n[rank0] error: {given_up}\nmore"
+    assert _DIVERGED.search(told)
+    assert _DIVERGED.search(f"error: {diverged('loss', math.nan, 7)}")
+    went_back = Guard(GuardConfig(spike_window=8), TrainingMetrics())
+    went_back._window.extend([2.0] * 8)
+    assert not _DIVERGED.search(str(went_back._verdict(trainer, 20, 9.0)))
+
+
+def test_workers_of_one_study_leave_each_others_rows(tiny_recipe: Path, tmp_path: Path) -> None:
+    first, second = (StudyFiles(str(tmp_path), "search", study_recipe(tiny_recipe), "f") for _ in range(2))
+    for files, name in ((first, "one"), (second, "two"), (first, "three")):
+        files.write_outcome(Outcome(Trial(name), "finished", loss=2.0))
+    assert read_table(first.folder / "trials.parquet")["trial"].to_pylist() == ["one", "three", "two"]
+    (first.folder / "trials.parquet").unlink()  # as if written by a worker that had seen less
+    first.write_results({}, Page("Some", []), [])
+    assert read_table(first.folder / "trials.parquet").num_rows == 3
+
+
+def test_trials_may_end_while_others_begin(tiny_recipe: Path, tmp_path: Path) -> None:
+    study = Study("scaling", study_recipe(tiny_recipe), str(tmp_path))
+    study.recall(Outcome(Trial(f"trial-{number}"), "finished") for number in range(5000))
+    done = threading.Event()
+
+    def end_trials() -> None:
+        for number in range(5000, 1_000_000):
+            if done.is_set():
+                break
+            study.recall([Outcome(Trial(f"trial-{number}"), "finished")])
+
+    thread, interval = threading.Thread(target=end_trials), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # the threads take turns within a loop of a few milliseconds
+    thread.start()
+    try:
+        for _ in range(3):
+            with pytest.raises(RecipeError, match="learning_rat: unknown key"):
+                study.run([Trial("one", ("train.optimizer.learning_rat=1",))])
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(interval)
 
 
 def test_outcomes_come_back_from_json() -> None:

@@ -185,7 +185,12 @@ def test_losses_are_means_over_the_seeds() -> None:
     assert found[1].octaves == pytest.approx(0.05)
     gone = frozenset({"mup-width-64-x1-seed-1"})
     _, found, _ = study(gone, seeds=[0, 1])
-    assert math.isnan(found[1].curves[0].loss_at(0.01))
+    assert math.isinf(found[1].curves[0].loss_at(0.01))
+    # As high as it goes: what comes next diverges at every size.
+    recipe = recipe_of(sizes=[64, 128], factors=[0.125, 0.25, 0.5, 1], parametrizations=["mup"])
+    gone = frozenset(f"mup-width-{size}-x1-seed-0" for size in (64, 128))
+    (one,) = transfers(recipe, outcomes_of(recipe, {"mup": 0.0}, gone))
+    assert (one.at_edge, one.taken, one.held) == (False, 0.005, True)
 
 
 def test_the_command_trains_what_is_missing_and_shows_where_the_best_rate_lies(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -17,9 +18,12 @@ import psutil
 import pytest
 
 from flows.process import ProcessFailed
-from flows.studies.worker import Ending, Worker
+from flows.studies.worker import Ending, Worker, Workers
 from tests.training.tiny_run import changed, final_weights, losses, make_run, write_config
+from training import __main__ as alone_main
+from training import trials
 from training.config import TrainingRun
+from training.run import PATIENCE_SECONDS, sole_owner
 
 ROOT = Path(__file__).parents[3]
 
@@ -100,6 +104,42 @@ def test_stopped_it_goes_on_from_its_checkpoint(worker: Worker, tmp_path: Path) 
     undisturbed = make_run(tmp_path / "undisturbed", steps=40, evaluate_every=2, log_every=1)
     assert train(worker, undisturbed)[0].state == "finished"
     assert final_weights(run) == final_weights(undisturbed)
+
+
+def test_it_waits_for_what_is_left_of_a_run_that_was_killed(worker: Worker, tmp_path: Path) -> None:
+    """The process of a study that was killed goes on until it has written its checkpoint; the next one needs that."""
+    run = make_run(tmp_path / "left")
+    folder = Path(run.output_dir)
+    folder.mkdir(parents=True)
+    config, lines = write_config(run, folder / "config.json"), []
+    with open(folder / ".lock", "w") as orphan:
+        fcntl.flock(orphan, fcntl.LOCK_EX)
+
+        def end_orphan(event: dict[str, Any]) -> None:
+            if event.get("reason") == "waiting":
+                lines.append(event["message"])
+                fcntl.flock(orphan, fcntl.LOCK_UN)
+
+        ending = worker.train(config, end_orphan, lambda line: None)
+    assert ending == Ending("finished")
+    (line,) = lines
+    assert "another process is training in" in line
+    assert max(trials._GRACE_SECONDS, alone_main._GRACE_SECONDS) < PATIENCE_SECONDS
+    with sole_owner(folder), pytest.raises(ValueError, match="another process is training there"):
+        sole_owner(folder, 0.3).__enter__()
+
+
+def test_a_worker_that_is_taken_is_not_started_by_others() -> None:
+    """Two threads that find none running would start two processes, and lose one."""
+    workers = Workers(1)
+    try:
+        with workers.one() as taken:
+            workers.start(1)
+            assert taken.pid is None
+        workers.start(1)
+        assert taken.pid is not None
+    finally:
+        workers.close()
 
 
 def test_killed_the_next_takes_its_place(worker: Worker, tmp_path: Path) -> None:

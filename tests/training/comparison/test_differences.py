@@ -152,10 +152,30 @@ def test_metrics_are_compared_in_the_direction_that_is_better() -> None:
 def test_a_difference_no_larger_than_the_controls_is_chance() -> None:
     held, variants = simulate(np.random.default_rng(4), {"worse": 0.2}, seed_error=0.001, document_error=0.001)
     shifted = {seed: nats + 0.3 * held.text_bytes * math.log(2) for seed, nats in variants["reference"].nats.items()}
-    control = same(held, variants["reference"], Scores(shifted), "control")
-    assert control.difference == pytest.approx(0.3)
-    assert compare(held, variants, "reference", control)[0].verdict == "chance"
-    assert compare(held, variants, "reference")[0].verdict == "worse"
+    assert same(held, variants["reference"], Scores(shifted), "control").difference == pytest.approx(0.3)
+    assert [one.verdict for one in compare(held, variants, "reference", Scores(shifted))] == ["chance"] * 3
+    assert [one.verdict for one in compare(held, variants, "reference")] == ["worse"] * 3
+    # A control that differs in one source alone says nothing of the other.
+    web = {
+        seed: nats + 0.3 * held.text_bytes * math.log(2) * (held.sources == "web")
+        for seed, nats in variants["reference"].nats.items()
+    }
+    found = {one.group: one.verdict for one in compare(held, variants, "reference", Scores(web))}
+    assert (found["books"], found["web"]) == ("worse", "chance")
+
+
+def test_a_difference_no_larger_than_the_controls_is_chance_in_a_task_too() -> None:
+    values = {
+        name: {
+            "reference": {0: 0.30, 1: 0.31},
+            "v": {0: 0.50, 1: 0.51},
+            "again": dict.fromkeys((7, 8), 0.3 + shift),
+        }
+        for name, shift in (("quiz/accuracy", 0.25), ("text/accuracy", -0.1))
+    }
+    errors: dict[str, dict[str, float]] = {name: {} for name in values}
+    found = compare_metrics(values, errors, "reference", lambda metric: False, control="again")
+    assert [(one.group, one.verdict) for one in found] == [("quiz/accuracy", "chance"), ("text/accuracy", "better")]
 
 
 def test_identical_trainings_do_not_differ() -> None:
