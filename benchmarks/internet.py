@@ -1,6 +1,6 @@
 """The simulation of a cluster against real runs: calibrated on one run with one worker, it predicts others unseen.
 
-    python -m benchmarks.internet [--megabytes 24] [--repeats 1] [--folder DIR] [--json FILE]
+    python -m benchmarks.internet [--megabytes 24] [--repeats 3] [--folder DIR] [--json FILE]
 
 Pages of real text (the quickstart corpus, in HTML) lie in WARC files. One run of all corpus stages over half of them
 with one worker process gives the seconds of every unit; a probe gives the speed of a core while all are busy. From
@@ -339,7 +339,7 @@ def _sizes(folder: Path) -> list[float]:
 def _arguments() -> argparse.Namespace:
     options = parser(__doc__ or "")
     options.add_argument("--megabytes", type=float, default=24.0, help="text in all")
-    options.add_argument("--repeats", type=int, default=1, help="runs of each, of which the median counts")
+    options.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts")
     options.add_argument("--folder", type=Path, help="where temporary files go")
     options.add_argument("--work", help=argparse.SUPPRESS)
     return options.parse_args()

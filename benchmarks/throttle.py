@@ -15,6 +15,10 @@ BLOCK_BYTES = 4096
 """A client that looks whether a file is there and hangs up costs two of these."""
 
 
+CREDIT_SECONDS = 0.005
+"""What a thread that woke too late may catch up; without it the rate would be lower than it says."""
+
+
 class _Bucket:
     """Hands out the times at which bytes may go, so that all of them keep to the rate."""
 
@@ -27,7 +31,7 @@ class _Bucket:
     def wait_for(self, size: int) -> None:
         """Wait until so many bytes may be sent."""
         with self._lock:
-            self._free = max(self._free, time.monotonic()) + size * self._seconds_per_byte
+            self._free = max(self._free, time.monotonic() - CREDIT_SECONDS) + size * self._seconds_per_byte
             self.served += size
             due = self._free
         time.sleep(max(0.0, due - time.monotonic()))
