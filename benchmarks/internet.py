@@ -3,10 +3,11 @@
     python -m benchmarks.internet [--megabytes 24] [--repeats 3] [--folder DIR] [--json FILE]
 
 Pages of real text (the quickstart corpus, in HTML) lie in WARC files. One run of all corpus stages over half of them
-with one worker process gives the seconds of every unit; a probe gives the speed of a core while all are busy. From
-these alone the simulation predicts: two workers; twice the data; a worker that is killed in the middle of `ingest`;
-files that come from a server on loopback which gives so many bytes a second (how often a stage reads a file was counted
-at that server before, and is part of the model). Then each is run, in a process of its own from an empty workspace.
+with one worker process gives the seconds of every unit; probes give the speed of a core while all are busy, and what
+the first file at an address costs a process. From these alone the simulation predicts: two workers; twice the data; a
+worker that is killed in the middle of `ingest`; files that come from a server on loopback which gives so many bytes a
+second (how often a stage reads a file was counted at that server before, and is part of the model). Then each is run,
+in a process of its own from an empty workspace.
 Seconds count from the reading of the recipe to the last commit. The run that calibrates is predicted, too: what the fit
 itself leaves over. One run that nobody counts goes before all, as kernels are compiled in the first.
 
@@ -187,9 +188,12 @@ class Calibration:
     driver_fixed: float
     driver_per_unit: float
     efficiency: float
+    client_seconds: float  # the first file at an address, in each process
 
 
-def calibrate(workspace: Path, recipe: dict[str, Any], outcome: Outcome, efficiency: float) -> Calibration:
+def calibrate(
+    workspace: Path, recipe: dict[str, Any], outcome: Outcome, efficiency: float, client_seconds: float
+) -> Calibration:
     """Fit the overheads of a run with one worker: what a stage takes beside its units, and each unit."""
     from scipy.optimize import nnls
 
@@ -203,7 +207,7 @@ def calibrate(workspace: Path, recipe: dict[str, Any], outcome: Outcome, efficie
     design = np.array([[1.0, float(len(run.stages[name].units))] for name in later])
     (fixed, per_unit), _ = nnls(design, np.array([max(0.0, beside[name]) for name in later]))
     pool = max(0.0, beside["ingest"] - fixed - per_unit * len(run.stages["ingest"].units))
-    return Calibration(run, outcome.plan_seconds, pool, float(fixed), float(per_unit), efficiency)
+    return Calibration(run, outcome.plan_seconds, pool, float(fixed), float(per_unit), efficiency, client_seconds)
 
 
 def predict(known: Calibration, scenario: Scenario, sizes: Sequence[float], cores: int) -> tuple[float, Simulated]:
@@ -217,8 +221,8 @@ def predict(known: Calibration, scenario: Scenario, sizes: Sequence[float], core
     before, rate = known.plan_seconds, float("inf")
     if scenario.bytes_per_second is not None:
         rate = scenario.bytes_per_second
-        before += PLAN_READS * sum(sizes) / rate
-        stages[0] = _from_storage(stages[0], sizes, rate)
+        before += PLAN_READS * sum(sizes) / rate + known.client_seconds
+        stages[0] = _from_storage(stages[0], sizes, rate, known.client_seconds)
     kills = () if scenario.kill_seconds is None else ((scenario.kill_seconds, 0),)
     cluster = Cluster(
         machines=1,
@@ -226,17 +230,41 @@ def predict(known: Calibration, scenario: Scenario, sizes: Sequence[float], core
         workers=scenario.workers,
         busy_efficiency=known.efficiency,
         read_bytes_per_second=rate,
-        restart_seconds=RETRY_SECONDS,
+        restart_seconds=RETRY_SECONDS + known.pool_seconds,  # the pool starts anew
         kills=kills,
     )
     simulated = simulate(stages, cluster)
     return before + simulated.seconds, simulated
 
 
-def _from_storage(stage: StageWork, sizes: Sequence[float], bytes_per_second: float) -> StageWork:
+def _from_storage(stage: StageWork, sizes: Sequence[float], bytes_per_second: float, client: float) -> StageWork:
     units = tuple(replace(unit, read_bytes=size) for unit, size in zip(stage.units, sizes, strict=True))
     looked_at = sum(sizes) / bytes_per_second  # every file is read once to see where it may be cut
-    return replace(stage, units=units, driver_seconds=stage.driver_seconds + looked_at)
+    driver, warm = stage.driver_seconds + looked_at, stage.warm_seconds + client
+    return replace(stage, units=units, driver_seconds=driver, warm_seconds=warm)
+
+
+def client_seconds(folder: Path, rounds: int = 3) -> float:
+    """Seconds that a process takes longer over its first file at an address than over its second: it loads a client."""
+    file = min(folder.iterdir(), key=lambda path: path.stat().st_size)
+    with ThrottledFiles(folder, 1e9) as address:
+        command = [sys.executable, "-c", _FIRST_FILE, f"{address}/{file.name}"]
+        told = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout for _ in range(rounds)]
+    return max(0.0, sorted(float(line) for line in told)[rounds // 2])
+
+
+_FIRST_FILE = """
+import sys, time
+import fsspec
+
+def read():
+    started = time.perf_counter()
+    with fsspec.open(sys.argv[1]) as file:
+        file.read()
+    return time.perf_counter() - started
+
+print(read() - read())
+"""
 
 
 def busy_efficiency(processes: int, rounds: int = 3) -> float:
@@ -287,8 +315,8 @@ def compare(folder: Path, repeats: int, console: Console) -> list[Row]:
     shutil.rmtree(folder / "warm")
     first = Scenario("calibration: 1 worker, half of the data", "half", 1)
     base = _median([_once(first, pages, folder / f"base-{number}") for number in range(repeats)])
-    efficiency = busy_efficiency(2)
-    known = calibrate(folder / f"base-{base[0]}", recipe_of(str(pages / "half")), base[1], efficiency)
+    efficiency, client = busy_efficiency(2), client_seconds(pages / "half")
+    known = calibrate(folder / f"base-{base[0]}", recipe_of(str(pages / "half")), base[1], efficiency, client)
     sizes = {name: _sizes(pages / name) for name in ("half", "whole")}
     reading = base[1].stages["ingest"]
     # The server gives the files in the time that one worker needs for them: reading and computing both count.
@@ -302,7 +330,10 @@ def compare(folder: Path, repeats: int, console: Console) -> list[Row]:
         Scenario("1 worker, reads throttled", "half", 1, bytes_per_second=rate / 2),
     ]
     console.print(f"a core at {efficiency:.2f} of its speed while both are busy", highlight=False)
-    rows = [Row("speed of a core while both are busy", "share", efficiency)]
+    rows = [
+        Row("speed of a core while both are busy", "share", efficiency),
+        Row("first file at an address, in each process", "s", client),
+    ]
     errors = []
     for scenario in (first, *scenarios):
         seconds, simulated = predict(known, scenario, sizes[scenario.folder], cores)
