@@ -75,10 +75,11 @@ def test_prefect_knows_every_stage_and_which_units_its_tasks_worked_on(
     progress = artifacts(prefect_environment, "tiny-ingest")
     assert {item["type"] for item in progress} == {"progress"}
     assert 100.0 in [item["data"] for item in progress]  # of a run that was killed it is less
-    table = json.loads(artifacts(prefect_environment, "tiny-filter-counts")[0]["data"])
+    tables = [json.loads(item["data"]) for item in artifacts(prefect_environment, "tiny-filter-counts")]
     curated = ["annotate", "classify", "perplexity_model", "perplexity", "filter", "privacy", "overlaps"]
-    assert [row["stage"] for row in table] == [*curated, "decontaminate"]
-    assert table[4]["dropped"] == 2
+    # Other tests run recipes of this name with fewer stages at the same server.
+    whole = [table for table in tables if [row["stage"] for row in table] == [*curated, "decontaminate"]]
+    assert any(table[4]["dropped"] == 2 for table in whole)
 
 
 def test_mlflow_holds_the_run_its_dataset_metrics_checkpoints_and_the_model(finished: Path):
@@ -127,7 +128,7 @@ def test_costs_are_in_the_catalog_in_mlflow_and_foreseen_for_what_is_to_be_done_
     assert metrics["cost/train/carbon_grams"] == pytest.approx(481 * rows[-2]["kilowatt_hours"])
     assert "cost/money" not in metrics  # the recipe names no price
     plan = make_plan(str(tiny_recipe), str(finished), ["filter.gopher_quality.minimum_words=60"])
-    foreseen = forecasts(plan, None, keep=False)
+    foreseen = forecasts(plan, None, plan.recipe.prices, measured=False)
     assert [stage.name for stage in foreseen] == plan.missing
     assert all(stage.cost is not None and stage.cost.kilowatt_hours > 0 for stage in foreseen)
 
